@@ -1,0 +1,1 @@
+//! DMVPN networks in network namespaces.

@@ -1,0 +1,1 @@
+//! The daemon as a library: configuration and the shell around the core.

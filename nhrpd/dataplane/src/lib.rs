@@ -1,0 +1,1 @@
+//! What carries the packets: `userspace` (TUN, GRE, WireGuard), later `kernel`.

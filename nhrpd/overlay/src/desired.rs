@@ -1,0 +1,131 @@
+//! What should be so ([`Desired`]), and what the data plane reports ([`Event`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use zeroize::Zeroizing;
+
+/// One keyed path to a peer. A new key exchange with the same node is a new id, so that the old
+/// path can carry traffic until the new one has carried a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u32);
+
+/// The state that the data plane is to bring about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Paths.
+    pub peers: BTreeMap<PeerId, Peer>,
+    /// Overlay forwarding: longest prefix wins. Own addresses are not in it.
+    pub forwarding: BTreeMap<IpNet, PeerId>,
+    /// Kernel routes that lead into the tunnel device (route protocol 191).
+    pub routes: BTreeSet<IpNet>,
+    /// Paths that get a copy of each multicast and broadcast packet.
+    pub multicast: BTreeSet<PeerId>,
+}
+
+/// One path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where to send: NBMA address and UDP port (port 0 for [`Transport::Clear`]).
+    pub endpoint: SocketAddr,
+    /// Protection.
+    pub transport: Transport,
+}
+
+/// How GRE packets to a peer are protected.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// Not at all (`security: none`): GRE in IP, protocol 47.
+    Clear,
+    /// A WireGuard session with keys from IKEv2.
+    WireGuard {
+        /// Own X25519 private key.
+        private_key: Zeroizing<[u8; 32]>,
+        /// The peer's X25519 public key.
+        peer_public_key: [u8; 32],
+        /// Pre-shared key.
+        preshared_key: Zeroizing<[u8; 32]>,
+        /// This side sends the first handshake initiation (the IKE initiator does).
+        initiate: bool,
+    },
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Clear => "Clear",
+            Self::WireGuard { .. } => "WireGuard(…)",
+        })
+    }
+}
+
+/// What the data plane saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An IKE message came in (non-ESP marker stripped).
+    Ike {
+        /// Sender.
+        from: SocketAddr,
+        /// IKE header first.
+        datagram: Vec<u8>,
+    },
+    /// An NHRP packet came in through the tunnel.
+    Nhrp {
+        /// The path; `None` only with `security: none`, from a node that is not a peer yet.
+        peer: Option<PeerId>,
+        /// Sender on the underlay.
+        from: SocketAddr,
+        /// ar$afn first.
+        packet: Vec<u8>,
+    },
+    /// A packet from `peer` was sent back into the tunnel (rate limited per flow).
+    Redirect {
+        /// Where it came from.
+        peer: PeerId,
+        /// IP header and the first bytes.
+        packet: Vec<u8>,
+    },
+    /// No path for this destination: the packet was dropped (rate limited).
+    Unroutable {
+        /// Destination protocol address.
+        destination: IpAddr,
+    },
+    /// The session carried its first authenticated packet in each direction that it needs:
+    /// traffic may be moved onto it.
+    Up {
+        /// The path.
+        peer: PeerId,
+    },
+    /// The session is dead: no handshake within WireGuard's limits.
+    Down {
+        /// The path.
+        peer: PeerId,
+    },
+    /// Authenticated data came from another endpoint.
+    Moved {
+        /// The path.
+        peer: PeerId,
+        /// Where it is now.
+        endpoint: SocketAddr,
+    },
+}
+
+/// Counters of one path. Bytes are those of the inner IP packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerCounters {
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets forwarded from this path into another.
+    pub forwarded_packets: u64,
+    /// Packets dropped, whatever the reason.
+    pub dropped_packets: u64,
+    /// Last authenticated packet received, seconds since the data plane's start; `None` = never.
+    pub last_rx: Option<u64>,
+}

@@ -1,0 +1,1 @@
+//! What crosses crates: simulator, end-to-end scenarios.
