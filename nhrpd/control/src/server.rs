@@ -1,0 +1,287 @@
+//! The daemon's side of the socket.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::protocol::{
+    DESCRIPTION, Failure, INTERFACE, Request, SERVICE_DESCRIPTION, SERVICE_INTERFACE,
+};
+use crate::types::{
+    Cache, Cleared, Dmvpn, Endpoints, IkeSas, Multicast, NextHopServers, Shortcuts, Traffic,
+};
+
+/// Open connections; one more is told that the daemon is busy.
+const CONNECTIONS: usize = 16;
+/// Bytes of one request.
+const REQUEST_BYTES: u64 = 16 * 1024;
+/// Until a client has sent its next request.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until the state's owner has answered.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Until a client has taken its reply.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After `accept` failed (no file descriptor left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the owner of the state answers. All methods return at once.
+pub trait Handler {
+    /// Interfaces with their peers.
+    fn dmvpn(&mut self) -> Dmvpn;
+    /// NHRP cache.
+    fn nhrp_cache(&mut self) -> Cache;
+    /// Next-hop servers.
+    fn nhs(&mut self) -> NextHopServers;
+    /// Shortcuts.
+    fn shortcuts(&mut self) -> Shortcuts;
+    /// NHRP packet counters.
+    fn nhrp_traffic(&mut self) -> Traffic;
+    /// Paths of the data plane.
+    fn tunnel_endpoints(&mut self) -> Endpoints;
+    /// IKE SAs.
+    fn ike_sa(&mut self) -> IkeSas;
+    /// Receivers of multicast.
+    fn multicast(&mut self) -> Multicast;
+    /// Forgets dynamic cache entries.
+    fn clear_cache(&mut self) -> Cleared;
+    /// Forgets shortcuts.
+    fn clear_shortcuts(&mut self) -> Cleared;
+    /// Forgets all about the peer with this tunnel or NBMA address.
+    fn clear_peer(&mut self, address: IpAddr) -> Cleared;
+}
+
+/// A permitted request that waits for its answer.
+#[derive(Debug)]
+pub struct Call {
+    request: Request,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Call {
+    /// What is asked.
+    pub fn request(&self) -> Request {
+        self.request
+    }
+
+    /// Answers it. A client that has gone away is no error.
+    pub fn answer(self, handler: &mut impl Handler) {
+        let reply = match self.request {
+            Request::ShowDmvpn => Reply::Dmvpn(handler.dmvpn()),
+            Request::ShowNhrpCache => Reply::Cache(handler.nhrp_cache()),
+            Request::ShowNhs => Reply::Nhs(handler.nhs()),
+            Request::ShowShortcuts => Reply::Shortcuts(handler.shortcuts()),
+            Request::ShowNhrpTraffic => Reply::Traffic(handler.nhrp_traffic()),
+            Request::ShowTunnelEndpoints => Reply::Endpoints(handler.tunnel_endpoints()),
+            Request::ShowIkeSa => Reply::IkeSas(handler.ike_sa()),
+            Request::ShowMulticast => Reply::Multicast(handler.multicast()),
+            Request::ClearCache => Reply::Cleared(handler.clear_cache()),
+            Request::ClearShortcuts => Reply::Cleared(handler.clear_shortcuts()),
+            Request::ClearPeer { address } => Reply::Cleared(handler.clear_peer(address)),
+        };
+        let _ = self.reply.send(reply);
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Reply {
+    Dmvpn(Dmvpn),
+    Cache(Cache),
+    Nhs(NextHopServers),
+    Shortcuts(Shortcuts),
+    Traffic(Traffic),
+    Endpoints(Endpoints),
+    IkeSas(IkeSas),
+    Multicast(Multicast),
+    Cleared(Cleared),
+}
+
+/// Why the socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another daemon answers there.
+    #[error("another nhrpd already listens on {}", .0.display())]
+    InUse(PathBuf),
+    /// There is something that is not a socket.
+    #[error("{} exists and is not a socket: remove it, or use --socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("cannot open the control socket {}: {error}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// The listening socket. Dropping it removes its file.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+    owner: u32,
+}
+
+impl Server {
+    /// Listens at `path` with mode 0660; makes its folder, and takes the place of a socket that
+    /// nobody listens on any more. Needs a tokio runtime.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        if let Ok(found) = path.symlink_metadata() {
+            if !found.file_type().is_socket() {
+                return Err(BindError::NotASocket(path.into()));
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(BindError::InUse(path.into()));
+            }
+        }
+        Self::bind_io(path).map_err(|error| BindError::Io { path: path.into(), error })
+    }
+
+    fn bind_io(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        // Under another name first, so that nobody finds it before it has its mode, and so that a
+        // stale socket is replaced in one step.
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(format!(".{}", std::process::id()));
+        let fresh = PathBuf::from(fresh);
+        let _ = std::fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh)?;
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660))?;
+        std::fs::rename(&fresh, path)?;
+        let metadata = path.symlink_metadata()?;
+        Ok(Self { listener, path: path.into(), inode: metadata.ino(), owner: metadata.uid() })
+    }
+
+    /// Serves until it is dropped; every permitted request goes to `calls`. No client can make it
+    /// wait, or hold more than a request and a reply for each of a few connections.
+    pub async fn run(self, calls: mpsc::Sender<Call>) {
+        let mut connections = JoinSet::new();
+        loop {
+            let stream = tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(_) => {
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+                Some(_) = connections.join_next() => continue,
+            };
+            if connections.len() >= CONNECTIONS {
+                let reason = format!("{CONNECTIONS} control connections are open");
+                // A fresh socket's buffer takes this whole.
+                let _ = stream.try_write(&message(&Failure::Busy { reason }));
+                continue;
+            }
+            let may_change =
+                stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == self.owner);
+            connections.spawn(serve(stream, may_change, calls.clone()));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.path.symlink_metadata().is_ok_and(|found| found.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Message {
+    method: String,
+    #[serde(default)]
+    parameters: Value,
+    #[serde(default)]
+    oneway: bool,
+}
+
+/// One connection. Returns, and so closes it, when the client is done, hangs or talks nonsense.
+async fn serve(stream: UnixStream, may_change: bool, calls: mpsc::Sender<Call>) {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    let mut request = Vec::new();
+    loop {
+        request.clear();
+        let mut limited = (&mut read).take(REQUEST_BYTES);
+        let received = timeout(READ_TIMEOUT, limited.read_until(0, &mut request)).await;
+        if !matches!(received, Ok(Ok(_))) || request.pop() != Some(0) {
+            return;
+        }
+        let Ok(parsed) = serde_json::from_slice::<Message>(&request) else { return };
+        let reply = match answer(&parsed, may_change, &calls).await {
+            Ok(parameters) => message(&json!({ "parameters": parameters })),
+            Err(failure) => message(&failure),
+        };
+        if !parsed.oneway
+            && !matches!(timeout(WRITE_TIMEOUT, write.write_all(&reply)).await, Ok(Ok(())))
+        {
+            return;
+        }
+    }
+}
+
+async fn answer(
+    message: &Message,
+    may_change: bool,
+    calls: &mpsc::Sender<Call>,
+) -> Result<Value, Failure> {
+    if let Some(method) = message.method.strip_prefix("org.varlink.service.") {
+        return describe(method, &message.parameters);
+    }
+    let request = Request::from_call(&message.method, &message.parameters)?;
+    if request.changes() && !may_change {
+        return Err(Failure::PermissionDenied {});
+    }
+    let busy = || Failure::Busy { reason: "it does not answer in time".into() };
+    let asked = async {
+        let (reply, answered) = oneshot::channel();
+        calls.send(Call { request, reply }).await.map_err(|_| busy())?;
+        answered.await.map_err(|_| busy())
+    };
+    let reply = timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| busy())??;
+    serde_json::to_value(reply).map_err(|_| busy())
+}
+
+/// `org.varlink.service`.
+fn describe(method: &str, parameters: &Value) -> Result<Value, Failure> {
+    match method {
+        "GetInfo" => Ok(json!({
+            "vendor": "nhrpd",
+            "product": "nhrpd",
+            "version": env!("CARGO_PKG_VERSION"),
+            "url": "",
+            "interfaces": [SERVICE_INTERFACE, INTERFACE],
+        })),
+        "GetInterfaceDescription" => match parameters.get("interface").and_then(Value::as_str) {
+            Some(INTERFACE) => Ok(json!({ "description": DESCRIPTION })),
+            Some(SERVICE_INTERFACE) => Ok(json!({ "description": SERVICE_DESCRIPTION })),
+            Some(other) => Err(Failure::InterfaceNotFound { interface: other.into() }),
+            None => Err(Failure::InvalidParameter { parameter: "interface".into() }),
+        },
+        _ => Err(Failure::MethodNotFound { method: format!("org.varlink.service.{method}") }),
+    }
+}
+
+fn message(value: &impl Serialize) -> Vec<u8> {
+    // Our own types: no map with keys that are not strings, no failing Serialize.
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(0);
+    bytes
+}

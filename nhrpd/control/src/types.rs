@@ -1,0 +1,519 @@
+//! What the daemon tells about itself. Every reply is a struct with lists in it; `overlayctl
+//! --json` prints it unchanged.
+//!
+//! Names are `snake_case` (varlink allows no hyphen), times are seconds, an absent value is `null`.
+//! The same types stand in `nhrpd.Control.varlink` for other programs; a test holds both together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Reply of `ShowDmvpn`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dmvpn {
+    /// Tunnel interfaces.
+    pub interfaces: Vec<Interface>,
+}
+
+/// One tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Device name.
+    pub name: String,
+    /// Own tunnel (protocol) address with the tunnel's prefix length.
+    pub address: IpNet,
+    /// Hub or spoke.
+    pub role: Role,
+    /// NHRP network id (local to this node).
+    pub network_id: u32,
+    /// GRE key.
+    pub key: Option<u32>,
+    /// MTU of the device in bytes.
+    pub mtu: u16,
+    /// Tunnel source as configured: device name or address.
+    pub source: String,
+    /// Own NBMA address; `null` while the underlay has none.
+    pub nbma: Option<IpAddr>,
+    /// UDP port of IKE and WireGuard.
+    pub port: u16,
+    /// Protection of the tunnel.
+    pub security: Security,
+    /// What carries the packets.
+    pub dataplane: Dataplane,
+    /// Own identity: certificate subject.
+    pub identity: Option<String>,
+    /// For how long the interface has been up.
+    pub up_seconds: u64,
+    /// Next-hop servers, by preference.
+    pub nhs: Vec<Nhs>,
+    /// Peers.
+    pub peers: Vec<Peer>,
+    /// Recent refusals, the latest first.
+    pub refusals: Vec<Refusal>,
+}
+
+/// What a node is in the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Accepts registrations.
+    Hub,
+    /// Registers with a hub.
+    Spoke,
+}
+
+/// Protection of a tunnel or of one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    /// WireGuard sessions keyed by IKEv2.
+    Wireguard,
+    /// Clear GRE.
+    None,
+}
+
+/// What carries the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dataplane {
+    /// mGRE device and xfrm.
+    Kernel,
+    /// TUN device and this process.
+    Userspace,
+}
+
+/// Reply of `ShowNhs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHopServers {
+    /// By preference.
+    pub servers: Vec<Nhs>,
+}
+
+/// A next-hop server, as its client sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nhs {
+    /// Tunnel interface.
+    pub interface: String,
+    /// Protocol address.
+    pub address: IpAddr,
+    /// NBMA address or DNS name as configured.
+    pub configured: String,
+    /// NBMA address in use; `null` while its name is not resolved.
+    pub nbma: Option<IpAddr>,
+    /// Does it answer?
+    pub state: NhsState,
+    /// For how long it has been in this state.
+    pub since_seconds: u64,
+    /// Lower is preferred.
+    pub priority: u8,
+    /// Cluster.
+    pub cluster: u8,
+    /// Registration Requests sent.
+    pub requests_sent: u64,
+    /// Registration Replies with code 0.
+    pub replies: u64,
+    /// Why the last registration was refused, in words.
+    pub last_refusal: Option<String>,
+}
+
+/// Cisco's NHS status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NhsState {
+    /// R: registered.
+    Responding,
+    /// E: a request is out.
+    Expecting,
+    /// W: not tried now (no path, not preferred, name not resolved).
+    Waiting,
+}
+
+/// One peer of the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// NBMA address that the peer claims in NHRP.
+    pub nbma: Option<IpAddr>,
+    /// NBMA address that its packets come from.
+    pub nbma_seen: Option<IpAddr>,
+    /// UDP port that its packets come from; `null` where there is none (clear GRE).
+    pub port: Option<u16>,
+    /// Its tunnel (protocol) address, once known.
+    pub tunnel_address: Option<IpAddr>,
+    /// Prefixes behind it.
+    pub prefixes: Vec<IpNet>,
+    /// How far it is.
+    pub state: PeerState,
+    /// For how long it has been in this state.
+    pub since_seconds: u64,
+    /// How it is known.
+    pub attributes: Vec<Attribute>,
+    /// Who it proved to be: certificate subject.
+    pub identity: Option<String>,
+    /// Why it is not up, in words.
+    pub why: Option<String>,
+    /// The way that its traffic takes now; `null` = none.
+    pub path: Option<Path>,
+    /// Crypto session; `null` with clear GRE or before the first IKE message.
+    pub session: Option<Session>,
+    /// Traffic.
+    pub counters: Counters,
+}
+
+/// Cisco's peer state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// Keys are being agreed.
+    Ike,
+    /// Registering or resolving.
+    Nhrp,
+    /// Carries traffic.
+    Up,
+}
+
+/// Cisco's attribute letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attribute {
+    /// S
+    Static,
+    /// D
+    Dynamic,
+    /// I
+    Incomplete,
+    /// N: behind NAT
+    Nated,
+    /// L
+    Local,
+    /// X: known, but nothing is sent there
+    NoSocket,
+}
+
+/// The way of the traffic to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// Straight to the peer.
+    Direct,
+    /// Through the hub.
+    ViaHub,
+}
+
+/// The crypto session of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The IKE SA behind it.
+    pub ike: Option<IkeSa>,
+    /// The WireGuard session that it keyed.
+    pub wireguard: Option<Wireguard>,
+}
+
+/// A WireGuard session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wireguard {
+    /// Since the last handshake; `null` = none yet.
+    pub last_handshake_seconds: Option<u64>,
+}
+
+/// Traffic of one peer; bytes are those of the inner packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets of this peer that were forwarded to another one.
+    pub forwarded_packets: u64,
+    /// Packets dropped, whatever the reason.
+    pub dropped_packets: u64,
+    /// Since the last authenticated packet; `null` = none yet.
+    pub last_rx_seconds: Option<u64>,
+}
+
+/// Something that was refused, by us or by the peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// When it happened last.
+    pub seconds_ago: u64,
+    /// How many times in a row.
+    pub count: u64,
+    /// The other side.
+    pub peer: SocketAddr,
+    /// Who it said it is (proven or not).
+    pub identity: Option<String>,
+    /// What was refused, why, and what to do.
+    pub reason: String,
+}
+
+/// Reply of `ShowNhrpCache`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    /// In order of prefix.
+    pub entries: Vec<CacheEntry>,
+}
+
+/// One NHRP cache entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEntry {
+    /// Tunnel interface.
+    pub interface: String,
+    /// Protocol address (host prefix) or prefix behind a peer.
+    pub prefix: IpNet,
+    /// Protocol address of the peer.
+    pub next_hop: IpAddr,
+    /// NBMA address in use; `null` while incomplete.
+    pub nbma: Option<IpAddr>,
+    /// NBMA address that the peer claims, where NAT made it another one.
+    pub nbma_claimed: Option<IpAddr>,
+    /// How it is known.
+    pub kind: EntryKind,
+    /// Flags.
+    pub flags: Vec<EntryFlag>,
+    /// Age.
+    pub created_seconds: u64,
+    /// Remaining holding time; `null` = never expires.
+    pub expires_seconds: Option<u64>,
+}
+
+/// Cisco's entry type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// Configured (`map`, `nhs`).
+    Static,
+    /// Registered or resolved.
+    Dynamic,
+    /// A resolution is under way.
+    Incomplete,
+    /// A resolution was answered "no binding".
+    Negative,
+    /// Of this node.
+    Local,
+}
+
+/// Cisco's entry flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryFlag {
+    /// Registered with the unique bit.
+    Unique,
+    /// Came by a registration with this node.
+    Registered,
+    /// Carried traffic lately.
+    Used,
+    /// Answered by the owner itself.
+    Authoritative,
+    /// Learned from a packet in passing.
+    Implicit,
+    /// The peer is behind NAT.
+    Nat,
+}
+
+/// Reply of `ShowShortcuts`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortcuts {
+    /// In order of prefix.
+    pub shortcuts: Vec<Shortcut>,
+}
+
+/// A direct way to another spoke that a Traffic Indication led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortcut {
+    /// Tunnel interface.
+    pub interface: String,
+    /// What is reached by it.
+    pub prefix: IpNet,
+    /// Protocol address of the peer; `null` while resolving.
+    pub next_hop: Option<IpAddr>,
+    /// NBMA address of the peer; `null` while resolving.
+    pub nbma: Option<IpAddr>,
+    /// How far it is.
+    pub state: ShortcutState,
+    /// For how long it has been in this state.
+    pub since_seconds: u64,
+    /// Remaining holding time.
+    pub expires_seconds: Option<u64>,
+    /// Who the peer proved to be: certificate subject.
+    pub identity: Option<String>,
+    /// Why it is not active, in words.
+    pub why: Option<String>,
+    /// Packets sent by it.
+    pub packets: u64,
+}
+
+/// How far a shortcut is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShortcutState {
+    /// The hub is being asked.
+    Resolving,
+    /// Keys are being agreed; traffic still goes through the hub.
+    Keying,
+    /// Traffic goes direct.
+    Active,
+}
+
+/// Reply of `ShowNhrpTraffic`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Tunnel interfaces.
+    pub interfaces: Vec<InterfaceTraffic>,
+}
+
+/// NHRP packets of one interface since the daemon's start, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceTraffic {
+    /// Device name.
+    pub name: String,
+    /// By packet type: `resolution_request`, `registration_reply`, …
+    pub sent: BTreeMap<String, u64>,
+    /// By packet type.
+    pub received: BTreeMap<String, u64>,
+    /// By reason: `malformed`, `rate_limited`, `authentication_failure`, …
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Reply of `ShowTunnelEndpoints`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// One for each path.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Where the data plane sends the packets for a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Tunnel interface.
+    pub interface: String,
+    /// Tunnel address of the peer, once known.
+    pub tunnel_address: Option<IpAddr>,
+    /// NBMA address.
+    pub nbma: IpAddr,
+    /// UDP port; `null` with clear GRE.
+    pub port: Option<u16>,
+    /// Protection of this path.
+    pub transport: Security,
+    /// Largest inner packet in bytes.
+    pub mtu: u16,
+    /// It has carried a packet each way.
+    pub up: bool,
+    /// Who the peer proved to be: certificate subject.
+    pub identity: Option<String>,
+    /// Traffic.
+    pub counters: Counters,
+}
+
+/// Reply of `ShowIkeSa`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IkeSas {
+    /// Half-open ones too.
+    pub sas: Vec<IkeSa>,
+}
+
+/// One IKE SA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IkeSa {
+    /// Own address, once known.
+    pub local: Option<SocketAddr>,
+    /// The peer's.
+    pub remote: SocketAddr,
+    /// How far it is.
+    pub state: IkeState,
+    /// This side sent IKE_SA_INIT.
+    pub initiator: bool,
+    /// SPI of the initiator.
+    pub initiator_spi: Spi,
+    /// SPI of the responder; zero before its first message.
+    pub responder_spi: Spi,
+    /// Age.
+    pub age_seconds: u64,
+    /// Who the peer proved to be: certificate subject.
+    pub identity: Option<String>,
+    /// Algorithms, as `X25519, AES-256-GCM, PRF-HMAC-SHA2-256`.
+    pub suite: Option<String>,
+}
+
+/// How far an IKE SA is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IkeState {
+    /// IKE_SA_INIT or IKE_AUTH is under way.
+    HalfOpen,
+    /// Both sides are authenticated.
+    Established,
+}
+
+/// Security parameter index of IKE, on the socket as 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spi(pub u64);
+
+impl fmt::Display for Spi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Spi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spi({self})")
+    }
+}
+
+impl Serialize for Spi {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Spi {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u64::from_str_radix(&text, 16).map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// Reply of `ShowMulticast`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Multicast {
+    /// Who gets a copy of each multicast and broadcast packet.
+    pub members: Vec<MulticastMember>,
+}
+
+/// One receiver of multicast.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MulticastMember {
+    /// Tunnel interface.
+    pub interface: String,
+    /// NBMA address.
+    pub nbma: IpAddr,
+    /// Tunnel address, once known.
+    pub tunnel_address: Option<IpAddr>,
+    /// The line of the configuration that made it a member.
+    pub source: MulticastSource,
+}
+
+/// Why a peer is a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MulticastSource {
+    /// `nhs`
+    Nhs,
+    /// `dynamic`: it registered.
+    Dynamic,
+    /// Its NBMA address is listed.
+    Static,
+}
+
+/// Reply of the `Clear…` calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// How many entries went.
+    pub cleared: u64,
+}
