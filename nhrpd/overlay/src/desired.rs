@@ -22,6 +22,9 @@ pub struct Desired {
     pub routes: BTreeSet<IpNet>,
     /// Paths that get a copy of each multicast and broadcast packet.
     pub multicast: BTreeSet<PeerId>,
+    /// Inner source addresses that a path may use: what its identity may claim. A path that is
+    /// not listed may carry any source, as that to a next-hop server must.
+    pub sources: BTreeMap<PeerId, BTreeSet<IpNet>>,
 }
 
 /// One path.
@@ -101,6 +104,12 @@ pub enum Event {
     Down {
         /// The path.
         peer: PeerId,
+    },
+    /// A WireGuard packet for a session that is not known here: its sender does not know that
+    /// we restarted (rate limited).
+    Unknown {
+        /// Sender, not authenticated.
+        from: SocketAddr,
     },
     /// Authenticated data came from another endpoint.
     Moved {
