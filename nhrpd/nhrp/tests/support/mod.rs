@@ -1,3 +1,0 @@
-//! Shared by the tests of the codec and by the fuzz targets.
-
-pub(crate) mod golden;
