@@ -1,1 +1,75 @@
-//! The daemon as a library: configuration and the shell around the core.
+//! The daemon as a library: configuration, and the shell around the core.
+
+mod assemble;
+pub mod config;
+mod resolve;
+mod shell;
+mod show;
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use config::{Config, LogLevel};
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub fn run(config: &Path, socket: &Path) -> anyhow::Result<()> {
+    let config = config::load(config)?;
+    log_to_journal_or_stderr(config.log);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(shell::run(config, socket))
+}
+
+/// Reads the configuration and every file that it names, and says what is wrong or doubtful.
+pub fn check(path: &Path) -> anyhow::Result<()> {
+    let config = config::load(path)?;
+    let credentials = assemble::credentials(&config)?;
+    let doubts = credentials
+        .as_ref()
+        .map(|credentials| assemble::doubts(&config, credentials, SystemTime::now()))
+        .unwrap_or_default();
+    for doubt in &doubts {
+        println!("warning: {doubt}");
+    }
+    println!("{}: good", path.display());
+    print!("{}", describe(&config));
+    Ok(())
+}
+
+/// What this machine will do with a configuration.
+fn describe(config: &Config) -> String {
+    let role = if config.nhrp.accept_registrations { "hub" } else { "spoke" };
+    format!(
+        "  {role} {} on {}, over {} port {}\n  data plane: {}\n",
+        config.tunnel.address,
+        config.tunnel.interface,
+        config.underlay.source,
+        config.underlay.port,
+        dataplane::probe(),
+    )
+}
+
+/// Under systemd the journal gets fields; elsewhere standard error gets lines.
+fn log_to_journal_or_stderr(level: LogLevel) {
+    let filter = EnvFilter::try_from_env("NHRPD_LOG").unwrap_or_else(|_| level.as_str().into());
+    let registry = tracing_subscriber::registry().with(filter);
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    match journal {
+        Some(journal) => registry.with(journal).init(),
+        None => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                    .with_target(false),
+            )
+            .init(),
+    }
+}
