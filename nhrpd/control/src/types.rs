@@ -4,7 +4,6 @@
 //! Names are `snake_case` (varlink allows no hyphen), times are seconds, an absent value is `null`.
 //! The same types stand in `nhrpd.Control.varlink` for other programs; a test holds both together.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -105,18 +104,22 @@ pub struct Nhs {
     pub nbma: Option<IpAddr>,
     /// Does it answer?
     pub state: NhsState,
+    /// Why it is not responding, in words.
+    pub why: Option<String>,
     /// For how long it has been in this state.
     pub since_seconds: u64,
     /// Lower is preferred.
     pub priority: u8,
     /// Cluster.
     pub cluster: u8,
-    /// Registration Requests sent.
+    /// Registration and Resolution Requests sent to it, retries included.
     pub requests_sent: u64,
-    /// Registration Replies with code 0.
+    /// Its replies to them.
     pub replies: u64,
-    /// Why the last registration was refused, in words.
+    /// Its last refusal, in words.
     pub last_refusal: Option<String>,
+    /// Where it sees this node, if that is not the address that this node claims (NAT).
+    pub seen_as: Option<SocketAddr>,
 }
 
 /// Cisco's NHS status.
@@ -266,9 +269,9 @@ pub struct CacheEntry {
     pub interface: String,
     /// Protocol address (host prefix) or prefix behind a peer.
     pub prefix: IpNet,
-    /// Protocol address of the peer.
-    pub next_hop: IpAddr,
-    /// NBMA address in use; `null` while incomplete.
+    /// Protocol address of the peer; `null` while there is none (incomplete, negative).
+    pub next_hop: Option<IpAddr>,
+    /// NBMA address in use; `null` while there is none.
     pub nbma: Option<IpAddr>,
     /// NBMA address that the peer claims, where NAT made it another one.
     pub nbma_claimed: Option<IpAddr>,
@@ -367,17 +370,22 @@ pub struct Traffic {
     pub interfaces: Vec<InterfaceTraffic>,
 }
 
-/// NHRP packets of one interface since the daemon's start, by name.
+/// What one interface counted since the daemon's start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceTraffic {
     /// Device name.
     pub name: String,
-    /// By packet type: `resolution_request`, `registration_reply`, …
-    pub sent: BTreeMap<String, u64>,
-    /// By packet type.
-    pub received: BTreeMap<String, u64>,
-    /// By reason: `malformed`, `rate_limited`, `authentication_failure`, …
-    pub dropped: BTreeMap<String, u64>,
+    /// Always all of them, in the same order.
+    pub counters: Vec<Counter>,
+}
+
+/// A number with a name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// In words: `sent resolution request`, `received registration reply`, `refused: …`.
+    pub name: String,
+    /// How many.
+    pub value: u64,
 }
 
 /// Reply of `ShowTunnelEndpoints`.
@@ -495,20 +503,8 @@ pub struct MulticastMember {
     pub nbma: IpAddr,
     /// Tunnel address, once known.
     pub tunnel_address: Option<IpAddr>,
-    /// The line of the configuration that made it a member.
-    pub source: MulticastSource,
-}
-
-/// Why a peer is a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MulticastSource {
-    /// `nhs`
-    Nhs,
-    /// `dynamic`: it registered.
-    Dynamic,
-    /// Its NBMA address is listed.
-    Static,
+    /// Who it proved to be: certificate subject.
+    pub identity: Option<String>,
 }
 
 /// Reply of the `Clear…` calls.
