@@ -1,2 +1,125 @@
-//! Stub.
-fn main() {}
+//! `lab`: DMVPN networks in network namespaces.
+
+mod demo;
+
+use std::io::{IsTerminal, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lab::{Error, Lab, Topology, capture, decode, state};
+
+/// Networks of namespaces, for trying and testing a DMVPN overlay.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Which lab, where several are up
+    #[arg(long, short, global = true)]
+    name: Option<String>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// A hub and two spokes: the whole story, step by step
+    Demo,
+    /// Make a lab from a topology file and leave it up
+    Up {
+        /// Topology in YAML
+        file: PathBuf,
+    },
+    /// Take a lab down, with everything that runs in it
+    Down,
+    /// Show the labs that are up
+    List,
+    /// Run a command on a node, as its root
+    Exec {
+        /// Name of the node
+        node: String,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Record a link in pcap format until interrupted, and show what passes
+    Capture {
+        /// Name of the link
+        link: String,
+        /// Where to write
+        file: PathBuf,
+    },
+    /// Record a device of the current network namespace (what `capture` runs)
+    #[command(hide = true)]
+    Sniff {
+        /// Name of the device
+        device: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let Arguments { name, action } = Arguments::parse();
+    let name = name.as_deref();
+    let result = match action {
+        Action::Demo => return demo::run(std::io::stdout().is_terminal()),
+        Action::Up { file } => up(name, &file),
+        Action::Down => Lab::open(name).map(Lab::down),
+        Action::List => list(),
+        Action::Exec { node, command } => exec(name, &node, &command),
+        Action::Capture { link, file } => record(name, &link, &file),
+        Action::Sniff { device } => capture::sniff(&device)
+            .map_err(|source| Error::Io { what: format!("record {device}"), source }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {}", error.to_string().trim_end().replace('\n', "; "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn up(name: Option<&str>, file: &std::path::Path) -> Result<(), Error> {
+    let mut topology = Topology::read(file)?;
+    if let Some(name) = name {
+        topology.name = Some(name.to_owned());
+    }
+    let lab = Lab::up(&topology)?;
+    let names: Vec<_> = lab.nodes().map(lab::Node::name).collect();
+    println!("lab {} is up: {}", lab.name(), names.join(", "));
+    println!("logs are in {}", lab.folder().display());
+    lab.detach()
+}
+
+fn list() -> Result<(), Error> {
+    for lab in state::list()? {
+        let nodes: Vec<_> = lab.nodes().collect();
+        println!("{}: nodes {}; links {}", lab.name, nodes.join(", "), lab.links.join(", "));
+    }
+    Ok(())
+}
+
+fn exec(name: Option<&str>, node: &str, command: &[std::ffi::OsString]) -> Result<(), Error> {
+    let lab = Lab::open(name)?;
+    let source = lab.node(node)?.command(command).exec();
+    Err(Error::Io { what: "run nsenter".into(), source })
+}
+
+fn record(name: Option<&str>, link: &str, file: &std::path::Path) -> Result<(), Error> {
+    let failed = |source| Error::Io { what: format!("write {}", file.display()), source };
+    let lab = Lab::open(name)?;
+    let mut output = std::fs::File::create(file).map_err(failed)?;
+    let packets = lab.watch(link)?;
+    eprintln!("recording {link} to {}; ^C ends it", file.display());
+    capture::write_header(&mut output).map_err(failed)?;
+    let mut first = None;
+    for packet in packets {
+        let packet = packet?;
+        capture::write_packet(&mut output, packet.time, &packet.bytes).map_err(failed)?;
+        let since = packet.time.saturating_sub(*first.get_or_insert(packet.time)).as_secs_f64();
+        let line = format!("{since:10.6}  {}", decode::Packet::of(&packet.bytes));
+        // Whoever reads the lines may stop; the file goes on.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+    Ok(())
+}
