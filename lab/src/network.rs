@@ -422,19 +422,8 @@ impl Node {
         S: AsRef<OsStr>,
     {
         let argv: Vec<_> = argv.into_iter().map(|word| word.as_ref().to_owned()).collect();
-        let give_up = Instant::now() + within;
-        loop {
-            let last = match self.run(&argv) {
-                Ok(output) if enough(&output) => return Ok(output),
-                Ok(output) => output,
-                Err(error) => error.to_string(),
-            };
-            if Instant::now() >= give_up {
-                let what = format!("{}: {}", self.name, shown(&argv));
-                return Err(Error::Timeout { what, seconds: within.as_secs(), last });
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
+        let what = format!("{}: {}", self.name, shown(&argv));
+        until(&what, within, || self.run(&argv), enough)
     }
 
     /// Starts a daemon; its output goes to a log file of the lab.
@@ -522,8 +511,8 @@ impl Node {
             NatPorts::Random => " fully-random",
         };
         let rules = format!(
-            "table inet lab {{ chain outbound {{ type nat hook postrouting priority srcnat; \
-             oifname \"{}\" masquerade{ports}; }} }}\n",
+            "table inet lab {{\n chain outbound {{\n type nat hook postrouting priority srcnat\n \
+             oifname \"{}\" masquerade{ports}\n }}\n}}\n",
             nat.outside
         );
         self.run_with_input(["nft", "-f", "-"], &rules).map(drop)
@@ -560,6 +549,15 @@ impl Daemon {
         read_text(&self.log)
     }
 
+    /// Waits until it has printed this text.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with the log.
+    pub fn wait_for(&self, text: &str, within: Duration) -> Result<(), Error> {
+        let what = format!("{} on {} printing `{text}`", self.program(), self.node);
+        until(&what, within, || self.log(), |log| log.contains(text)).map(drop)
+    }
+
     /// SIGTERM, and waits for its end.
     ///
     /// # Errors
@@ -581,6 +579,27 @@ impl Daemon {
         self.wrapper
             .wait()
             .map_err(|source| Error::io(format!("wait for {}", self.command), source))
+    }
+}
+
+/// Asks again and again until the answer is enough.
+fn until(
+    what: &str,
+    within: Duration,
+    ask: impl Fn() -> Result<String, Error>,
+    enough: impl Fn(&str) -> bool,
+) -> Result<String, Error> {
+    let give_up = Instant::now() + within;
+    loop {
+        let last = match ask() {
+            Ok(answer) if enough(&answer) => return Ok(answer),
+            Ok(answer) => answer,
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= give_up {
+            return Err(Error::Timeout { what: what.into(), seconds: within.as_secs(), last });
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
