@@ -1,5 +1,7 @@
 //! What the fuzz targets do with their input. The tests of the codec include this file as well and
 //! run it, bounded, on seeds and mutated packets.
+//!
+//! In `nhrpd/nhrp`: `cargo fuzz run -s none TARGET`, with a target of `fuzz_targets/`.
 
 use nhrp::wire::{Body, DecodeError, ExtensionBody, Packet, error_code};
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::cie::{Cie, Families};
+use super::address::Families;
+use super::cie::Cie;
 use super::constants::extension_type;
 use super::error::DecodeError;
 use super::io::{Reader, put_u16, put_u32};

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::address::Family;
 use super::error::DecodeError;
-use super::packet::Family;
 
 /// A cursor over one part of a packet. Offsets count from the packet's first byte, so that errors
 /// can name them.
@@ -120,9 +120,12 @@ impl<'a> Reader<'a> {
 
     /// An NBMA type/length byte (RFC 2332 §5.1): reserved bit, E.164 bit, six bits of length.
     pub(super) fn nbma_length(&mut self) -> Result<Length, DecodeError> {
-        let length = Length { offset: self.position, value: self.u8("address type/length")? };
-        length.check_type()?;
-        Ok(length)
+        let offset = self.position;
+        let value = self.u8("address type/length")?;
+        if value & 0xc0 != 0 {
+            return Err(DecodeError::AddressType { offset, value });
+        }
+        Ok(Length { offset, value })
     }
 }
 
@@ -131,14 +134,6 @@ impl<'a> Reader<'a> {
 pub(super) struct Length {
     pub(super) offset: usize,
     pub(super) value: u8,
-}
-
-impl Length {
-    /// Refuses the bits of an NBMA type/length byte that are not length (RFC 2332 §5.1).
-    pub(super) fn check_type(self) -> Result<(), DecodeError> {
-        let Self { offset, value } = self;
-        if value & 0xc0 == 0 { Ok(()) } else { Err(DecodeError::AddressType { offset, value }) }
-    }
 }
 
 /// The IP checksum (RFC 1071); an odd last byte counts as if a zero byte followed it.

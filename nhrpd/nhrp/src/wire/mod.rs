@@ -5,6 +5,8 @@
 //! with two exceptions that the RFC demands: ar$pro.snap is ignored on receipt and sent as zero
 //! (§5.1), and a checksum of 0xFFFF, which verifies, is computed as 0x0000.
 
+mod address;
+mod body;
 mod cie;
 mod constants;
 mod error;
@@ -12,12 +14,12 @@ mod extension;
 mod io;
 mod packet;
 
-pub use cie::{Cie, NbmaAddress};
+pub use address::{Family, NbmaAddress};
+pub use body::{Body, ErrorIndication, Operation, Query, TrafficIndication};
+pub use cie::Cie;
 pub use constants::{
     GRE_PROTOCOL_TYPE, code, error_code, extension_type, flags, packet_type, traffic_code,
 };
 pub use error::DecodeError;
 pub use extension::{End, Extension, ExtensionBody};
-pub use packet::{
-    Body, ErrorIndication, Family, Operation, Origin, Packet, Query, TrafficIndication,
-};
+pub use packet::{Origin, Packet};

@@ -1,13 +1,12 @@
-//! The packet: fixed header, mandatory part, extensions.
+//! The packet: fixed header and how its parts follow each other.
 
-use std::fmt;
 use std::net::IpAddr;
 
-use super::cie::{Cie, Families, NbmaAddress};
-use super::constants::packet_type;
+use super::address::{Families, Family, NbmaAddress};
+use super::body::{Body, Front, Kind};
 use super::error::DecodeError;
 use super::extension::{End, Extension, ExtensionBody};
-use super::io::{Length, Reader, address_length, checksum, put_address, put_u16, put_u32};
+use super::io::{Reader, checksum, put_u16};
 
 /// ar$op.version (RFC 2332 §5.1).
 const VERSION: u8 = 1;
@@ -48,169 +47,6 @@ pub struct Packet {
     pub extensions: Vec<Extension>,
     /// How the extensions end.
     pub end: End,
-}
-
-/// Address family of the NBMA or the protocol addresses of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Length of an address, in bytes.
-    pub fn address_length(self) -> u8 {
-        match self {
-            Self::V4 => 4,
-            Self::V6 => 16,
-        }
-    }
-
-    /// ar$afn.
-    fn afn(self) -> u16 {
-        match self {
-            Self::V4 => 1,
-            Self::V6 => 2,
-        }
-    }
-
-    /// ar$pro.type.
-    fn protocol_type(self) -> u16 {
-        match self {
-            Self::V4 => 0x0800,
-            Self::V6 => 0x86dd,
-        }
-    }
-}
-
-impl From<IpAddr> for Family {
-    fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-}
-
-/// Mandatory part, by packet type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Body {
-    /// Types 1–6 share one layout (RFC 2332 §5.2.1–§5.2.6).
-    Query(Query),
-    /// Type 7 (§5.2.7).
-    Error(ErrorIndication),
-    /// Type 8, Cisco's Traffic Indication (draft-detienne-dmvpn).
-    Traffic(TrafficIndication),
-}
-
-/// Packet types 1–6 (ar$op.type).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Operation {
-    /// 1
-    ResolutionRequest = 1,
-    /// 2
-    ResolutionReply = 2,
-    /// 3
-    RegistrationRequest = 3,
-    /// 4
-    RegistrationReply = 4,
-    /// 5
-    PurgeRequest = 5,
-    /// 6
-    PurgeReply = 6,
-}
-
-/// Requests and replies: resolution, registration, purge (RFC 2332 §5.2.0.1).
-///
-/// ```text
-///   0               1               2               3
-///  +---------------+---------------+---------------+---------------+
-///  | src proto len | dst proto len | flags                         |
-///  +---------------+---------------+---------------+---------------+
-///  | request id                                                    |
-///  +---------------+---------------+---------------+---------------+
-///  | source NBMA address, source NBMA sub-address,                 |
-///  | source protocol address, destination protocol address,        |
-///  | client information entries …                                  |
-///  +---------------------------------------------------------------+
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
-    /// Which of the six.
-    pub operation: Operation,
-    /// Flags as on the wire; see [`super::flags`].
-    pub flags: u16,
-    /// Request id.
-    pub request_id: u32,
-    /// Source NBMA address.
-    pub source_nbma: NbmaAddress,
-    /// Source protocol address; `None` where its length is zero.
-    pub source_protocol: Option<IpAddr>,
-    /// Destination protocol address; `None` where its length is zero.
-    pub destination_protocol: Option<IpAddr>,
-    /// Client information entries.
-    pub entries: Vec<Cie>,
-}
-
-/// Error Indication (RFC 2332 §5.2.7).
-///
-/// ```text
-///   0               1               2               3
-///  +---------------+---------------+---------------+---------------+
-///  | src proto len | dst proto len | unused                        |
-///  +---------------+---------------+---------------+---------------+
-///  | error code                    | error offset                  |
-///  +---------------+---------------+---------------+---------------+
-///  | addresses as in a request, then the packet in error …         |
-///  +---------------------------------------------------------------+
-/// ```
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct ErrorIndication {
-    /// Unused; 0 when sent.
-    pub unused: u16,
-    /// Error code; see [`super::error_code`].
-    pub error_code: u16,
-    /// Offset in bytes of the fault in the packet in error.
-    pub error_offset: u16,
-    /// NBMA address of the observing station.
-    pub source_nbma: NbmaAddress,
-    /// Protocol address of the observing station.
-    pub source_protocol: Option<IpAddr>,
-    /// Source of the packet in error.
-    pub destination_protocol: Option<IpAddr>,
-    /// As much of the packet in error as fits. Not in the Debug output: it may hold a password.
-    pub packet: Vec<u8>,
-}
-
-/// Traffic Indication (draft-detienne-dmvpn): "there is a better path for this packet".
-///
-/// ```text
-///   0               1               2               3
-///  +---------------+---------------+---------------+---------------+
-///  | src proto len | dst proto len | unused                        |
-///  +---------------+---------------+---------------+---------------+
-///  | traffic code                  | unused                        |
-///  +---------------+---------------+---------------+---------------+
-///  | addresses as in a request, then the packet that caused it …   |
-///  +---------------------------------------------------------------+
-/// ```
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct TrafficIndication {
-    /// The two unused fields; 0 when sent.
-    pub unused: [u16; 2],
-    /// Traffic code; see [`super::traffic_code`].
-    pub code: u16,
-    /// NBMA address of the issuer.
-    pub source_nbma: NbmaAddress,
-    /// Protocol address of the issuer.
-    pub source_protocol: Option<IpAddr>,
-    /// Source of the packet that caused it.
-    pub destination_protocol: Option<IpAddr>,
-    /// That packet: IP header and the bytes that fit. Not in the Debug output: users' data.
-    pub packet: Vec<u8>,
 }
 
 /// Who sent a packet and to whom, as far as the bytes tell; for the Error Indication about a
@@ -260,8 +96,8 @@ impl Packet {
             return Err(DecodeError::Checksum { found: header.checksum, expected });
         }
         let families = header.families()?;
-        let layout = Layout::of(header.packet_type)?;
-        let front = Front::read(&mut reader, &header, families)?;
+        let kind = Kind::of(header.packet_type)?;
+        let front = Front::read(&mut reader, families)?;
 
         let mandatory_end = match usize::from(header.extension_offset) {
             0 => bytes.len(),
@@ -275,34 +111,7 @@ impl Packet {
             }
         };
         let mut rest = Reader::new(&bytes[..mandatory_end], reader.position());
-        let body = match layout {
-            Layout::Query(operation) => Body::Query(Query {
-                operation,
-                flags: front.half,
-                request_id: front.word,
-                source_nbma: front.source_nbma,
-                source_protocol: front.source_protocol,
-                destination_protocol: front.destination_protocol,
-                entries: Cie::read_all(&mut rest, families)?,
-            }),
-            Layout::Error => Body::Error(ErrorIndication {
-                unused: front.half,
-                error_code: high(front.word),
-                error_offset: low(front.word),
-                source_nbma: front.source_nbma,
-                source_protocol: front.source_protocol,
-                destination_protocol: front.destination_protocol,
-                packet: rest.rest().to_vec(),
-            }),
-            Layout::Traffic => Body::Traffic(TrafficIndication {
-                unused: [front.half, low(front.word)],
-                code: high(front.word),
-                source_nbma: front.source_nbma,
-                source_protocol: front.source_protocol,
-                destination_protocol: front.destination_protocol,
-                packet: rest.rest().to_vec(),
-            }),
-        };
+        let body = Body::read(kind, front, &mut rest, families)?;
         let (extensions, end) =
             Extension::read_all(&mut Reader::new(bytes, mandatory_end), families)?;
         Ok(Self {
@@ -324,7 +133,7 @@ impl Packet {
             return None;
         }
         let families = header.families().ok()?;
-        let front = Front::read(&mut reader, &header, families).ok()?;
+        let front = Front::read(&mut reader, families).ok()?;
         Some(Origin {
             nbma_family: families.nbma,
             protocol_family: families.protocol,
@@ -359,11 +168,7 @@ impl Packet {
 
     /// ar$op.type.
     pub fn packet_type(&self) -> u8 {
-        match &self.body {
-            Body::Query(query) => query.operation as u8,
-            Body::Error(_) => packet_type::ERROR_INDICATION,
-            Body::Traffic(_) => packet_type::TRAFFIC_INDICATION,
-        }
+        self.body.packet_type()
     }
 
     /// The first extension of a type; see [`super::extension_type`].
@@ -383,29 +188,6 @@ impl Packet {
 
     /// Fixed header and mandatory part, the former without extension offset, size and checksum.
     fn encode_mandatory(&self) -> Vec<u8> {
-        let (half, word, source_nbma, source_protocol, destination_protocol) = match &self.body {
-            Body::Query(query) => (
-                query.flags,
-                query.request_id,
-                &query.source_nbma,
-                query.source_protocol,
-                query.destination_protocol,
-            ),
-            Body::Error(error) => (
-                error.unused,
-                join(error.error_code, error.error_offset),
-                &error.source_nbma,
-                error.source_protocol,
-                error.destination_protocol,
-            ),
-            Body::Traffic(traffic) => (
-                traffic.unused[0],
-                join(traffic.code, traffic.unused[1]),
-                &traffic.source_nbma,
-                traffic.source_protocol,
-                traffic.destination_protocol,
-            ),
-        };
         let mut out = Vec::with_capacity(128);
         put_u16(&mut out, self.nbma_family.afn());
         put_u16(&mut out, self.protocol_family.protocol_type());
@@ -414,24 +196,12 @@ impl Packet {
         // Size, checksum and extension offset follow when they are known.
         out.extend_from_slice(&[0; 6]);
         out.extend_from_slice(&[VERSION, self.packet_type()]);
-        out.extend_from_slice(&source_nbma.lengths());
-        out.push(address_length(source_protocol));
-        out.push(address_length(destination_protocol));
-        put_u16(&mut out, half);
-        put_u32(&mut out, word);
-        source_nbma.write(&mut out);
-        put_address(&mut out, source_protocol);
-        put_address(&mut out, destination_protocol);
-        match &self.body {
-            Body::Query(query) => query.entries.iter().for_each(|entry| entry.write(&mut out)),
-            Body::Error(error) => out.extend_from_slice(&error.packet),
-            Body::Traffic(traffic) => out.extend_from_slice(&traffic.packet),
-        }
+        self.body.write(&mut out);
         out
     }
 }
 
-/// The fixed header, read but not judged.
+/// The fixed header up to ar$op.type, read but not judged.
 struct FixedHeader {
     afn: u16,
     protocol_type: u16,
@@ -441,8 +211,6 @@ struct FixedHeader {
     extension_offset: u16,
     version: u8,
     packet_type: u8,
-    /// ar$shtl and ar$sstl.
-    source_nbma: [u8; 2],
 }
 
 impl FixedHeader {
@@ -464,7 +232,6 @@ impl FixedHeader {
             extension_offset: reader.u16("ar$extoff")?,
             version: reader.u8("ar$op.version")?,
             packet_type: reader.u8("ar$op.type")?,
-            source_nbma: reader.array("ar$shtl")?,
         })
     }
 
@@ -479,72 +246,6 @@ impl FixedHeader {
     }
 }
 
-/// What follows the mandatory part's addresses.
-enum Layout {
-    Query(Operation),
-    Error,
-    Traffic,
-}
-
-impl Layout {
-    fn of(packet_type: u8) -> Result<Self, DecodeError> {
-        Ok(match packet_type {
-            1 => Self::Query(Operation::ResolutionRequest),
-            2 => Self::Query(Operation::ResolutionReply),
-            3 => Self::Query(Operation::RegistrationRequest),
-            4 => Self::Query(Operation::RegistrationReply),
-            5 => Self::Query(Operation::PurgeRequest),
-            6 => Self::Query(Operation::PurgeReply),
-            packet_type::ERROR_INDICATION => Self::Error,
-            packet_type::TRAFFIC_INDICATION => Self::Traffic,
-            _ => return Err(DecodeError::PacketType { packet_type }),
-        })
-    }
-}
-
-/// What the mandatory parts of all types begin with.
-struct Front {
-    /// Flags, or unused.
-    half: u16,
-    /// Request id, or two fields of the type.
-    word: u32,
-    source_nbma: NbmaAddress,
-    source_protocol: Option<IpAddr>,
-    destination_protocol: Option<IpAddr>,
-}
-
-impl Front {
-    fn read(
-        reader: &mut Reader<'_>,
-        header: &FixedHeader,
-        families: Families,
-    ) -> Result<Self, DecodeError> {
-        let [nbma_length, subaddress_length] = [0, 1].map(|index: usize| Length {
-            offset: FIXED_HEADER - 2 + index,
-            value: header.source_nbma[index],
-        });
-        nbma_length.check_type()?;
-        subaddress_length.check_type()?;
-        let source_length = reader.protocol_length()?;
-        let destination_length = reader.protocol_length()?;
-        Ok(Self {
-            half: reader.u16("flags")?,
-            word: reader.u32("request id")?,
-            source_nbma: NbmaAddress::read(reader, families.nbma, nbma_length, subaddress_length)?,
-            source_protocol: reader.address(
-                families.protocol,
-                source_length,
-                "source protocol address",
-            )?,
-            destination_protocol: reader.address(
-                families.protocol,
-                destination_length,
-                "destination protocol address",
-            )?,
-        })
-    }
-}
-
 fn checksum_without_own_field(bytes: &[u8]) -> u16 {
     let mut bytes = bytes.to_vec();
     bytes[12..14].fill(0);
@@ -553,41 +254,4 @@ fn checksum_without_own_field(bytes: &[u8]) -> u16 {
 
 fn saturate(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
-}
-
-fn high(word: u32) -> u16 {
-    (word >> 16) as u16
-}
-
-fn low(word: u32) -> u16 {
-    word as u16
-}
-
-fn join(high: u16, low: u16) -> u32 {
-    u32::from(high) << 16 | u32::from(low)
-}
-
-impl fmt::Debug for ErrorIndication {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ErrorIndication")
-            .field("error_code", &self.error_code)
-            .field("error_offset", &self.error_offset)
-            .field("source_nbma", &self.source_nbma)
-            .field("source_protocol", &self.source_protocol)
-            .field("destination_protocol", &self.destination_protocol)
-            .field("packet_length", &self.packet.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for TrafficIndication {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TrafficIndication")
-            .field("code", &self.code)
-            .field("source_nbma", &self.source_nbma)
-            .field("source_protocol", &self.source_protocol)
-            .field("destination_protocol", &self.destination_protocol)
-            .field("packet_length", &self.packet.len())
-            .finish_non_exhaustive()
-    }
 }
