@@ -1,3 +1,673 @@
 //! One tunnel's brain: peers, next-hop servers, shortcuts, keys. Sans-IO.
+//!
+//! An [`Overlay`] joins NHRP and IKEv2. Its inputs are what the data plane saw
+//! ([`desired::Event`]), changes of the underlay, and the time. Its outputs are packets and
+//! notices ([`Overlay::poll_output`]), the state that the data plane is to bring about
+//! ([`Overlay::poll_desired`]), and the next deadline ([`Overlay::poll_timeout`]). The caller
+//! owns time and randomness.
 
+mod config;
+mod credentials;
 pub mod desired;
+mod forwarding;
+mod notice;
+mod report;
+mod session;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ::nhrp::engine as nhrp;
+use ike::SaId;
+use ipnet::IpNet;
+use nhrp::{Authorization, Binding, BindingKind, Nbma};
+use rand_core::CryptoRng;
+
+pub use config::{Accept, Config, Member, Now, Security, Trust};
+pub use credentials::Credentials;
+pub use notice::{Notice, Refusal, Refused};
+pub use report::{AttemptReport, Route, SessionReport};
+
+use credentials::Judge;
+use desired::{Desired, Event, PeerId, Transport};
+use notice::Refusals;
+use session::{Session, Sessions};
+
+/// What the overlay wants of the world, beside its desired state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send an IKE message over the underlay.
+    Ike {
+        /// Receiver.
+        to: SocketAddr,
+        /// IKE header first.
+        datagram: Vec<u8>,
+    },
+    /// Send an NHRP packet through a session.
+    Nhrp {
+        /// The session.
+        peer: PeerId,
+        /// ar$afn first.
+        packet: Vec<u8>,
+    },
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// A key exchange of ours that is under way, or that will be tried again.
+#[derive(Debug)]
+struct Attempt {
+    /// The IKE SA; `None` between two tries.
+    sa: Option<SaId>,
+    retry_at: Option<Instant>,
+    failures: u32,
+    /// Why the last try failed.
+    reason: Option<String>,
+}
+
+/// The overlay.
+#[derive(Debug)]
+pub struct Overlay {
+    config: Config,
+    credentials: Option<Credentials>,
+    nhrp: nhrp::Engine,
+    ike: ike::Engine,
+    sessions: Sessions,
+    transports: BTreeMap<PeerId, Transport>,
+    attempts: BTreeMap<Nbma, Attempt>,
+    bindings: BTreeMap<IpNet, Binding>,
+    servers: BTreeMap<IpAddr, Nbma>,
+    refusals: Refusals,
+    outputs: VecDeque<Output>,
+    desired: Desired,
+    dirty: bool,
+    unknown_budget: Budget,
+    stopped: bool,
+    started: Instant,
+}
+
+/// Longest pause between two tries of a key exchange.
+const RETRY_CAP: Duration = Duration::from_secs(64);
+/// Two sessions with one node that come up within this time are a crossing, which IKE settles.
+const CROSSING: Duration = Duration::from_secs(10);
+
+impl Overlay {
+    /// A fresh overlay. `credentials` may be absent only with [`Security::None`].
+    pub fn new(
+        config: Config,
+        credentials: Option<Credentials>,
+        now: Now,
+        rng: &mut dyn CryptoRng,
+    ) -> Self {
+        let servers =
+            config.nhrp.servers.iter().filter_map(|s| Some((s.address, s.nbma?))).collect();
+        let mut overlay = Self {
+            nhrp: nhrp::Engine::new(config.nhrp.clone(), now.instant, rng),
+            ike: ike::Engine::new(config.ike.clone()),
+            sessions: Sessions::new(match config.security {
+                Security::None => 0,
+                Security::WireGuard => config.port,
+            }),
+            config,
+            credentials,
+            transports: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            bindings: BTreeMap::new(),
+            servers,
+            refusals: Refusals::default(),
+            outputs: VecDeque::new(),
+            desired: Desired::default(),
+            dirty: true,
+            unknown_budget: Budget { left: Budget::PER_SECOND, since: now.instant },
+            stopped: false,
+            started: now.instant,
+        };
+        overlay.pump(now, rng);
+        overlay
+    }
+
+    /// Takes what the data plane saw.
+    pub fn handle_event(&mut self, now: Now, event: Event, rng: &mut dyn CryptoRng) {
+        match event {
+            Event::Ike { from, datagram } => {
+                if let Some(credentials) = &self.credentials {
+                    let judge = Judge { credentials, wall: now.wall };
+                    self.ike.handle_datagram(now.instant, from, &datagram, &judge, rng);
+                }
+            }
+            Event::Nhrp { peer, from, packet } => {
+                let peer = peer.or_else(|| self.clear_session(now.instant, self.sessions.nbma(from)));
+                if let Some(session) = peer.and_then(|id| self.sessions.get(id)) {
+                    let nbma = self.sessions.nbma(session.endpoint);
+                    self.nhrp.handle_packet(now.instant, nbma, &packet);
+                }
+            }
+            Event::Redirect { peer, packet } => {
+                if let Some(session) = self.sessions.get(peer) {
+                    let nbma = self.sessions.nbma(session.endpoint);
+                    self.nhrp.redirect(now.instant, nbma, &packet);
+                }
+            }
+            Event::Unroutable { destination } => {
+                let binding = self
+                    .bindings
+                    .values()
+                    .filter(|binding| binding.prefix.contains(&destination))
+                    .max_by_key(|binding| binding.prefix.prefix_len());
+                if let Some(nbma) = binding.map(|binding| binding.nbma) {
+                    self.connect(now, nbma, rng);
+                }
+            }
+            Event::Up { peer } => self.session_up(now, peer, rng),
+            Event::Down { peer } => {
+                self.remove_session(now, peer, "no answer to WireGuard handshakes", rng);
+            }
+            Event::Unknown { from } => {
+                let nbma = self.sessions.nbma(from);
+                if self.sessions.at(nbma).next().is_none()
+                    && self.unknown_budget.take(now.instant)
+                {
+                    self.connect(now, nbma, rng);
+                }
+            }
+            Event::Moved { peer, endpoint } => self.move_session(now.instant, peer, endpoint),
+        }
+        self.pump(now, rng);
+    }
+
+    /// Runs what is due. `usage` says what traffic the shortcuts saw.
+    pub fn handle_timeout(&mut self, now: Now, usage: &dyn nhrp::Usage, rng: &mut dyn CryptoRng) {
+        self.nhrp.handle_timeout(now.instant, usage);
+        self.ike.handle_timeout(now.instant, rng);
+        while let Some((deadline, id)) = self.sessions.next_idle() {
+            if deadline > now.instant {
+                break;
+            }
+            self.remove_session(now, id, "idle", rng);
+        }
+        let due: Vec<Nbma> = self
+            .attempts
+            .iter()
+            .filter(|(_, attempt)| attempt.retry_at.is_some_and(|at| at <= now.instant))
+            .map(|(&nbma, _)| nbma)
+            .collect();
+        for nbma in due {
+            if self.wants(nbma) {
+                self.connect(now, nbma, rng);
+            } else {
+                self.attempts.remove(&nbma);
+            }
+        }
+        self.pump(now, rng);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let retries = self.attempts.values().filter_map(|attempt| attempt.retry_at).min();
+        let idle = self.sessions.next_idle().map(|(deadline, _)| deadline);
+        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The next packet or notice; call until `None` after every input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The desired state, where it changed since the last call. To be called when the outputs
+    /// of a batch of inputs are dealt with.
+    pub fn poll_desired(&mut self, now: Now) -> Option<&Desired> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
+        }
+        let servers: Vec<Nbma> = self.servers.values().copied().collect();
+        let plan = forwarding::plan(
+            &self.config,
+            &servers,
+            &self.bindings,
+            &self.sessions,
+            &self.transports,
+        );
+        for (id, reason) in plan.refused {
+            self.refuse_session(now.instant, id, reason);
+        }
+        let deadline = now.instant + self.config.idle_timeout;
+        let idle: Vec<(PeerId, bool)> = self
+            .sessions
+            .iter()
+            .filter(|(id, s)| plan.used.contains(id) == s.idle_deadline.is_some())
+            .map(|(id, s)| (id, s.idle_deadline.is_none()))
+            .collect();
+        for (id, idle) in idle {
+            self.sessions.set_idle_deadline(id, idle.then_some(deadline));
+        }
+        for (&prefix, id) in &plan.desired.forwarding {
+            let shortcut =
+                self.bindings.get(&prefix).is_some_and(|b| b.kind == BindingKind::Shortcut);
+            if shortcut && self.desired.forwarding.get(&prefix) != Some(id) {
+                let endpoint = plan.desired.peers[id].endpoint;
+                self.outputs.push_back(Output::Notice(Notice::Direct { prefix, endpoint }));
+            }
+        }
+        self.desired = plan.desired;
+        Some(&self.desired)
+    }
+
+    /// Own NBMA address changed; `None` while the underlay has none.
+    pub fn set_nbma(&mut self, now: Now, nbma: Option<IpAddr>, rng: &mut dyn CryptoRng) {
+        self.config.nhrp.nbma = nbma;
+        // The peers learn the new address first, so that they know the sender of what follows.
+        self.ike.update_addresses(now.instant, rng);
+        self.nhrp.set_nbma(now.instant, nbma);
+        self.pump(now, rng);
+    }
+
+    /// A server's name was resolved.
+    pub fn set_server_nbma(
+        &mut self,
+        now: Now,
+        server: IpAddr,
+        nbma: Option<Nbma>,
+        rng: &mut dyn CryptoRng,
+    ) {
+        match nbma {
+            Some(nbma) => self.servers.insert(server, nbma),
+            None => self.servers.remove(&server),
+        };
+        self.nhrp.set_server_nbma(now.instant, server, nbma);
+        self.dirty = true;
+        self.pump(now, rng);
+    }
+
+    /// Clean stop: purges what we registered. [`Self::stopped`] tells when that is done;
+    /// [`Self::close`] then ends the sessions.
+    pub fn shutdown(&mut self, now: Now, rng: &mut dyn CryptoRng) {
+        self.nhrp.shutdown(now.instant);
+        self.pump(now, rng);
+    }
+
+    /// All purges are answered or given up.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Deletes every session and tells the peers.
+    pub fn close(&mut self, now: Now, rng: &mut dyn CryptoRng) {
+        let all: Vec<PeerId> = self.sessions.iter().map(|(id, _)| id).collect();
+        for id in all {
+            self.remove_session(now, id, "shutting down", rng);
+        }
+        self.pump(now, rng);
+    }
+
+    /// NHRP's own state, for display.
+    pub fn nhrp(&self) -> &nhrp::Engine {
+        &self.nhrp
+    }
+
+    /// Changes NHRP's tables at the operator's wish, for example by
+    /// [`nhrp::Engine::clear_cache`].
+    pub fn clear(
+        &mut self,
+        now: Now,
+        rng: &mut dyn CryptoRng,
+        change: impl FnOnce(&mut nhrp::Engine),
+    ) {
+        change(&mut self.nhrp);
+        self.pump(now, rng);
+    }
+
+    /// IKE's own state, for display.
+    pub fn ike(&self) -> &ike::Engine {
+        &self.ike
+    }
+
+    /// Carries the outputs of both engines on, until none is left.
+    fn pump(&mut self, now: Now, rng: &mut dyn CryptoRng) {
+        loop {
+            if let Some(output) = self.nhrp.poll_output() {
+                match output {
+                    nhrp::Output::Transmit { to, packet } => self.transmit(now, to, packet, rng),
+                    nhrp::Output::Event(event) => self.nhrp_event(now, event, rng),
+                }
+            } else if let Some(output) = self.ike.poll_output() {
+                match output {
+                    ike::Output::Transmit { to, datagram } => {
+                        self.outputs.push_back(Output::Ike { to, datagram });
+                    }
+                    ike::Output::Event(event) => self.ike_event(now, event, rng),
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Sends an NHRP packet. Without a session it is dropped and one is begun: the engine
+    /// repeats its requests when the path is up.
+    fn transmit(&mut self, now: Now, to: Nbma, packet: Vec<u8>, rng: &mut dyn CryptoRng) {
+        let peer = self.sessions.up_at(to).or_else(|| self.clear_session(now.instant, to));
+        if let Some(peer) = peer {
+            self.outputs.push_back(Output::Nhrp { peer, packet });
+            return;
+        }
+        self.connect(now, to, rng);
+    }
+
+    /// Begins a key exchange with `nbma` unless one is under way or a session is there.
+    fn connect(&mut self, now: Now, nbma: Nbma, rng: &mut dyn CryptoRng) {
+        let Some(credentials) = &self.credentials else { return };
+        let busy = self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa.is_some());
+        let full = self.sessions.len() + self.attempts.len() >= self.config.sessions;
+        if busy || self.config.nhrp.nbma.is_none() || self.sessions.at(nbma).next().is_some() || full
+        {
+            return;
+        }
+        let judge = Judge { credentials, wall: now.wall };
+        let sa = self.ike.initiate(now.instant, self.sessions.endpoint(nbma), &judge, rng);
+        let attempt = self.attempts.entry(nbma).or_insert(Attempt {
+            sa: None,
+            retry_at: None,
+            failures: 0,
+            reason: None,
+        });
+        attempt.sa = Some(sa);
+        attempt.retry_at = None;
+    }
+
+    /// Whether a key exchange that failed is worth another try by itself. Servers are not: their
+    /// registrations are repeated anyway.
+    fn wants(&self, nbma: Nbma) -> bool {
+        self.bindings.values().any(|b| b.nbma == nbma && b.kind == BindingKind::Shortcut)
+    }
+
+    /// With `security: none`, a session needs no key exchange.
+    fn clear_session(&mut self, now: Instant, nbma: Nbma) -> Option<PeerId> {
+        if self.config.security != Security::None {
+            return None;
+        }
+        if let Some(id) = self.sessions.up_at(nbma) {
+            return Some(id);
+        }
+        if self.sessions.len() >= self.config.sessions {
+            return None;
+        }
+        let endpoint = self.sessions.endpoint(nbma);
+        let id = self.sessions.insert(Session {
+            sa: None,
+            identity: None,
+            authorization: Authorization::Any,
+            endpoint,
+            up: true,
+            since: now,
+            idle_deadline: Some(now + self.config.idle_timeout),
+        });
+        self.transports.insert(id, Transport::Clear);
+        self.nhrp.set_authorization(nbma, Some(Authorization::Any));
+        self.nhrp.path_up(now, nbma);
+        self.notice(Notice::PeerUp { endpoint, identity: None });
+        self.dirty = true;
+        Some(id)
+    }
+
+    fn ike_event(&mut self, now: Now, event: ike::Event, rng: &mut dyn CryptoRng) {
+        match event {
+            ike::Event::Established { sa, remote, initiator, certificates, keys, .. } => {
+                let Some(credentials) = &self.credentials else { return };
+                let (identity, authorization) =
+                    match credentials.claims(&certificates, &self.config, now.wall) {
+                        Ok(claims) => claims,
+                        Err(reason) => {
+                            let refused = Refused { peer: remote, identity: None, reason };
+                            self.refuse(now.instant, refused);
+                            self.ike.close(now.instant, sa, rng);
+                            return;
+                        }
+                    };
+                let nbma = self.sessions.nbma(remote);
+                self.attempts.remove(&nbma);
+                let id = self.sessions.insert(Session {
+                    sa: Some(sa),
+                    identity: Some(identity),
+                    authorization,
+                    endpoint: remote,
+                    up: false,
+                    since: now.instant,
+                    idle_deadline: Some(now.instant + self.config.idle_timeout),
+                });
+                self.transports.insert(
+                    id,
+                    Transport::WireGuard {
+                        private_key: keys.private_key,
+                        peer_public_key: keys.peer_public_key,
+                        preshared_key: keys.preshared_key,
+                        initiate: initiator,
+                    },
+                );
+                self.dirty = true;
+                self.check_server(now, id, nbma, rng);
+            }
+            ike::Event::Failed { sa, remote, identity, reason, .. } => {
+                let identity = identity.map(|identity| credentials::describe(&identity));
+                let nbma = self.sessions.nbma(remote);
+                let refused = Refused { peer: remote, identity, reason: reason.0 };
+                self.attempt_failed(now.instant, nbma, sa, &refused.reason);
+                self.refuse(now.instant, refused);
+            }
+            ike::Event::Closed { sa, reason } => {
+                if let Some(id) = self.sessions.by_sa(sa) {
+                    self.forget_session(now.instant, id, &reason);
+                }
+            }
+            ike::Event::Moved { sa, remote } => {
+                if let Some(id) = self.sessions.by_sa(sa) {
+                    self.move_session(now.instant, id, remote);
+                }
+            }
+        }
+    }
+
+    /// A node that we took for a next-hop server must be allowed that server's address.
+    fn check_server(&mut self, now: Now, id: PeerId, nbma: Nbma, rng: &mut dyn CryptoRng) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let impostor = self.servers.iter().find(|&(&address, &at)| {
+            at == nbma && !session.authorization.permits(IpNet::from(address))
+        });
+        if let Some((server, _)) = impostor {
+            let reason = format!(
+                "is configured as next-hop server {server}, but {}",
+                session::allowance(&session.authorization)
+            );
+            self.refuse_session(now.instant, id, reason.clone());
+            self.remove_session(now, id, &reason, rng);
+        }
+    }
+
+    fn attempt_failed(&mut self, now: Instant, nbma: Nbma, sa: SaId, reason: &str) {
+        let wanted = self.wants(nbma);
+        let Some(attempt) = self.attempts.get_mut(&nbma) else { return };
+        if attempt.sa != Some(sa) {
+            return;
+        }
+        attempt.sa = None;
+        attempt.reason = Some(reason.to_owned());
+        attempt.failures += 1;
+        let pause = Duration::from_secs(1 << attempt.failures.min(6)).min(RETRY_CAP);
+        attempt.retry_at = wanted.then(|| now + pause);
+    }
+
+    fn session_up(&mut self, now: Now, id: PeerId, rng: &mut dyn CryptoRng) {
+        if !self.sessions.set_up(id, now.instant) {
+            return;
+        }
+        let Some(session) = self.sessions.get(id) else { return };
+        let (endpoint, nbma) = (session.endpoint, self.sessions.nbma(session.endpoint));
+        let authorization = session.authorization.clone();
+        let identity = session.identity.clone();
+        self.notice(Notice::PeerUp { endpoint, identity });
+        for twin in self.sessions.twins(id) {
+            let Some(older) = self.sessions.get(twin) else { continue };
+            if now.instant.duration_since(older.since) < CROSSING || twin > id {
+                continue;
+            }
+            let former = self.sessions.nbma(older.endpoint);
+            if former != nbma {
+                self.nhrp.peer_moved(now.instant, former, nbma);
+            }
+            self.remove_session(now, twin, "replaced by a newer session", rng);
+        }
+        self.nhrp.set_authorization(nbma, Some(authorization));
+        self.nhrp.path_up(now.instant, nbma);
+        self.dirty = true;
+    }
+
+    fn move_session(&mut self, now: Instant, id: PeerId, endpoint: SocketAddr) {
+        let Some(former) = self.sessions.relocate(id, endpoint) else { return };
+        let (from, to) = (self.sessions.nbma(former), self.sessions.nbma(endpoint));
+        if let Some(session) = self.sessions.get(id).filter(|session| session.up) {
+            self.nhrp.set_authorization(to, Some(session.authorization.clone()));
+        }
+        if self.sessions.at(from).next().is_none() {
+            self.nhrp.set_authorization(from, None);
+        }
+        self.nhrp.peer_moved(now, from, to);
+        self.notice(Notice::PeerMoved { from: former, to: endpoint });
+        self.dirty = true;
+    }
+
+    /// Ends a session of ours and tells the peer.
+    fn remove_session(&mut self, now: Now, id: PeerId, reason: &str, rng: &mut dyn CryptoRng) {
+        if let Some(sa) = self.sessions.get(id).and_then(|session| session.sa) {
+            self.ike.close(now.instant, sa, rng);
+        }
+        self.forget_session(now.instant, id, reason);
+    }
+
+    /// Forgets a session that is gone.
+    fn forget_session(&mut self, now: Instant, id: PeerId, reason: &str) {
+        let Some(session) = self.sessions.remove(id) else { return };
+        self.transports.remove(&id);
+        self.dirty = true;
+        let nbma = self.sessions.nbma(session.endpoint);
+        if session.up {
+            self.notice(Notice::PeerDown {
+                endpoint: session.endpoint,
+                identity: session.identity,
+                reason: reason.to_owned(),
+            });
+        }
+        if self.sessions.up_at(nbma).is_some() {
+            return;
+        }
+        self.nhrp.set_authorization(nbma, None);
+        // Traffic is back on the path through the server; if it goes on, a new indication comes.
+        self.nhrp.path_down(now, nbma, reason);
+    }
+
+    fn nhrp_event(&mut self, now: Now, event: nhrp::Event, rng: &mut dyn CryptoRng) {
+        match event {
+            nhrp::Event::BindingChanged { prefix, binding: Some(binding) } => {
+                let path = forwarding::path(&self.sessions, &binding);
+                if binding.kind == BindingKind::Shortcut && matches!(path, forwarding::Path::None) {
+                    self.connect(now, binding.nbma, rng);
+                }
+                self.bindings.insert(prefix, binding);
+                self.dirty = true;
+            }
+            nhrp::Event::BindingChanged { prefix, binding: None } => {
+                self.bindings.remove(&prefix);
+                self.dirty = true;
+            }
+            nhrp::Event::ClaimRefused { peer, prefix, allowed, reason, .. } => {
+                let allowed = allowed.map(|allowed| session::allowance(&allowed));
+                let reason = match allowed {
+                    Some(allowed) => format!("claims {prefix}: {reason}; {allowed}"),
+                    None => format!("claims {prefix}: {reason}"),
+                };
+                self.refuse_peer(now.instant, peer, reason);
+            }
+            nhrp::Event::RegistrationRefused { server, prefix, code, reason } => {
+                let own = self.credentials.as_ref().map(|c| c.allowance(&self.config));
+                let code = code.map(|code| format!(" (code {code})")).unwrap_or_default();
+                let mut reason = format!("refuses our registration of {prefix}: {reason}{code}");
+                if let Some(own) = own {
+                    reason = format!("{reason}; ours: {own}");
+                }
+                if let Some(&nbma) = self.servers.get(&server) {
+                    self.refuse_peer(now.instant, nbma, reason);
+                }
+            }
+            nhrp::Event::AuthenticationFailed { peer } => {
+                let reason = "NHRP authentication failed: `nhrp.authentication` differs here and                               there"
+                    .to_owned();
+                self.refuse_peer(now.instant, peer, reason);
+            }
+            nhrp::Event::NhsUp { server } => self.notice(Notice::ServerUp { server }),
+            nhrp::Event::NhsDown { server, reason } => {
+                self.notice(Notice::ServerDown { server, reason });
+            }
+            nhrp::Event::Registered { prefix, seen, claimed, .. } => {
+                self.notice(Notice::Registered { prefix, seen, claimed });
+            }
+            nhrp::Event::Unregistered { prefix, reason, .. } => {
+                self.notice(Notice::Unregistered { prefix, reason });
+            }
+            nhrp::Event::SeenAs { server, nbma } => {
+                self.notice(Notice::SeenAs { server, nbma });
+            }
+            nhrp::Event::ResolutionFailed { destination, reason } => {
+                self.notice(Notice::ResolutionFailed { destination, reason });
+            }
+            nhrp::Event::ErrorReceived { peer, code, reason, .. } => {
+                self.notice(Notice::ErrorReceived { peer, code, reason });
+            }
+            nhrp::Event::ShutdownComplete => self.stopped = true,
+        }
+    }
+
+    fn refuse_peer(&mut self, now: Instant, peer: Nbma, reason: String) {
+        let session = self.sessions.at(peer).next();
+        let identity = session.and_then(|(_, session)| session.identity.clone());
+        self.refuse(now, Refused { peer: self.sessions.endpoint(peer), identity, reason });
+    }
+
+    fn refuse_session(&mut self, now: Instant, id: PeerId, reason: String) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let refused =
+            Refused { peer: session.endpoint, identity: session.identity.clone(), reason };
+        self.refuse(now, refused);
+    }
+
+    fn refuse(&mut self, now: Instant, refused: Refused) {
+        if self.refusals.record(now, refused.clone()) {
+            self.notice(Notice::Refused(refused));
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.outputs.push_back(Output::Notice(notice));
+    }
+}
+
+/// A small allowance per second.
+#[derive(Debug)]
+struct Budget {
+    left: u32,
+    since: Instant,
+}
+
+impl Budget {
+    const PER_SECOND: u32 = 10;
+
+    fn take(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self { left: Self::PER_SECOND, since: now };
+        }
+        let granted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        granted
+    }
+}

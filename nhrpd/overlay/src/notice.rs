@@ -1,0 +1,204 @@
+//! What the operator is told, and the record of refusals.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use nhrp::engine::Nbma;
+
+/// One thing that happened, in words for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A session to a peer carries traffic.
+    PeerUp {
+        /// Where the peer is.
+        endpoint: SocketAddr,
+        /// Who it proved to be; `None` without security.
+        identity: Option<String>,
+    },
+    /// A session is gone.
+    PeerDown {
+        /// Where the peer was.
+        endpoint: SocketAddr,
+        /// Who it was.
+        identity: Option<String>,
+        /// Why.
+        reason: String,
+    },
+    /// A peer is now reached elsewhere.
+    PeerMoved {
+        /// Before.
+        from: SocketAddr,
+        /// Now.
+        to: SocketAddr,
+    },
+    /// Somebody was refused, here or by the peer.
+    Refused(Refused),
+    /// Traffic to `prefix` takes the direct path from now on.
+    Direct {
+        /// Destination.
+        prefix: IpNet,
+        /// Where it goes.
+        endpoint: SocketAddr,
+    },
+    /// A next-hop server accepted our registration.
+    ServerUp {
+        /// Its protocol address.
+        server: IpAddr,
+    },
+    /// A next-hop server is lost or refused us.
+    ServerDown {
+        /// Its protocol address.
+        server: IpAddr,
+        /// Why.
+        reason: String,
+    },
+    /// A node registered here.
+    Registered {
+        /// What it registered.
+        prefix: IpNet,
+        /// Where it is.
+        seen: Nbma,
+        /// Where it says that it is.
+        claimed: IpAddr,
+    },
+    /// A registration with us ended.
+    Unregistered {
+        /// What had been registered.
+        prefix: IpNet,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A server sees us behind address translation.
+    SeenAs {
+        /// Its protocol address.
+        server: IpAddr,
+        /// Where it sees us.
+        nbma: Nbma,
+    },
+    /// No shortcut to this destination.
+    ResolutionFailed {
+        /// Destination.
+        destination: IpAddr,
+        /// Why.
+        reason: String,
+    },
+    /// A peer sent us an Error Indication.
+    ErrorReceived {
+        /// The peer.
+        peer: Nbma,
+        /// Error code (RFC 2332 §5.2.7).
+        code: u16,
+        /// In words.
+        reason: &'static str,
+    },
+}
+
+/// One refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The other side.
+    pub peer: SocketAddr,
+    /// Whom it said or proved to be.
+    pub identity: Option<String>,
+    /// Why, in words that an operator can act on.
+    pub reason: String,
+}
+
+/// A refusal and when it happened last.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// First time.
+    pub first: Instant,
+    /// Last time.
+    pub last: Instant,
+    /// How often since.
+    pub count: u64,
+    /// What.
+    pub refused: Refused,
+}
+
+/// The last refusals, newest first; the same one again only counts.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Vec<Refusal>);
+
+impl Refusals {
+    const KEPT: usize = 64;
+
+    /// Records a refusal; `true` where it is news.
+    pub(crate) fn record(&mut self, now: Instant, refused: Refused) -> bool {
+        if let Some(position) = self.0.iter().position(|r| r.refused == refused) {
+            let mut known = self.0.remove(position);
+            known.last = now;
+            known.count += 1;
+            self.0.insert(0, known);
+            return false;
+        }
+        self.0.truncate(Self::KEPT - 1);
+        self.0.insert(0, Refusal { first: now, last: now, count: 1, refused });
+        true
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Refusal> {
+        self.0.iter()
+    }
+}
+
+/// `CN=… at 203.0.113.2:4500`, or the address alone.
+fn who(f: &mut fmt::Formatter<'_>, identity: Option<&String>, at: SocketAddr) -> fmt::Result {
+    match identity {
+        Some(identity) => write!(f, "{identity} at {at}"),
+        None => write!(f, "{at}"),
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        who(f, self.identity.as_ref(), self.peer)?;
+        write!(f, ": {}", self.reason)
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerUp { endpoint, identity } => {
+                f.write_str("session up with ")?;
+                who(f, identity.as_ref(), *endpoint)
+            }
+            Self::PeerDown { endpoint, identity, reason } => {
+                f.write_str("session down with ")?;
+                who(f, identity.as_ref(), *endpoint)?;
+                write!(f, ": {reason}")
+            }
+            Self::PeerMoved { from, to } => write!(f, "peer moved from {from} to {to}"),
+            Self::Refused(refused) => write!(f, "refused: {refused}"),
+            Self::Direct { prefix, endpoint } => {
+                write!(f, "direct path to {prefix} through {endpoint}")
+            }
+            Self::ServerUp { server } => write!(f, "registered with next-hop server {server}"),
+            Self::ServerDown { server, reason } => {
+                write!(f, "next-hop server {server} is down: {reason}")
+            }
+            Self::Registered { prefix, seen, claimed } if seen.address == *claimed => {
+                write!(f, "{prefix} registered from {seen}")
+            }
+            Self::Registered { prefix, seen, claimed } => {
+                write!(f, "{prefix} registered from {seen} (behind NAT, claims {claimed})")
+            }
+            Self::Unregistered { prefix, reason } => {
+                write!(f, "registration of {prefix} ended: {reason}")
+            }
+            Self::SeenAs { server, nbma } => {
+                write!(f, "behind NAT: next-hop server {server} sees us at {nbma}")
+            }
+            Self::ResolutionFailed { destination, reason } => {
+                write!(f, "no shortcut to {destination}: {reason}")
+            }
+            Self::ErrorReceived { peer, code, reason } => {
+                write!(f, "{peer} reports an error: {reason} (code {code})")
+            }
+        }
+    }
+}

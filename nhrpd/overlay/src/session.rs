@@ -1,0 +1,199 @@
+//! The sessions of one node: one per key exchange, found by every name that others use for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use ike::SaId;
+use ipnet::IpNet;
+use nhrp::engine::{Authorization, Nbma};
+
+use crate::desired::PeerId;
+
+/// One keyed path to a peer.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The IKE SA; `None` with `security: none`.
+    pub sa: Option<SaId>,
+    /// Who it proved to be.
+    pub identity: Option<String>,
+    /// What that identity may claim.
+    pub authorization: Authorization,
+    pub endpoint: SocketAddr,
+    /// The data plane carried a packet through it.
+    pub up: bool,
+    pub since: Instant,
+    /// When it is closed unless somebody uses it before.
+    pub idle_deadline: Option<Instant>,
+}
+
+/// All sessions, by id, SA, NBMA address and the tunnel addresses that they may claim.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    by_id: BTreeMap<PeerId, Session>,
+    by_sa: BTreeMap<SaId, PeerId>,
+    by_nbma: BTreeSet<(Nbma, PeerId)>,
+    by_host: BTreeSet<(IpAddr, PeerId)>,
+    idle: BTreeSet<(Instant, PeerId)>,
+    last_id: u32,
+    /// UDP port that means "the well-known one".
+    port: u16,
+}
+
+impl Sessions {
+    pub(crate) fn new(port: u16) -> Self {
+        Self { port, ..Self::default() }
+    }
+
+    /// The NBMA address of an endpoint: the well-known port is not a part of it.
+    pub(crate) fn nbma(&self, endpoint: SocketAddr) -> Nbma {
+        let port = if endpoint.port() == self.port { 0 } else { endpoint.port() };
+        Nbma { address: endpoint.ip(), port }
+    }
+
+    /// The endpoint behind an NBMA address.
+    pub(crate) fn endpoint(&self, nbma: Nbma) -> SocketAddr {
+        SocketAddr::new(nbma.address, if nbma.port == 0 { self.port } else { nbma.port })
+    }
+
+    pub(crate) fn insert(&mut self, session: Session) -> PeerId {
+        self.last_id += 1;
+        let id = PeerId(self.last_id);
+        if let Some(sa) = session.sa {
+            self.by_sa.insert(sa, id);
+        }
+        self.by_nbma.insert((self.nbma(session.endpoint), id));
+        for host in hosts(&session.authorization) {
+            self.by_host.insert((host, id));
+        }
+        if let Some(deadline) = session.idle_deadline {
+            self.idle.insert((deadline, id));
+        }
+        self.by_id.insert(id, session);
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: PeerId) -> Option<Session> {
+        let session = self.by_id.remove(&id)?;
+        if let Some(sa) = session.sa {
+            self.by_sa.remove(&sa);
+        }
+        self.by_nbma.remove(&(self.nbma(session.endpoint), id));
+        for host in hosts(&session.authorization) {
+            self.by_host.remove(&(host, id));
+        }
+        if let Some(deadline) = session.idle_deadline {
+            self.idle.remove(&(deadline, id));
+        }
+        Some(session)
+    }
+
+    pub(crate) fn get(&self, id: PeerId) -> Option<&Session> {
+        self.by_id.get(&id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, &Session)> {
+        self.by_id.iter().map(|(&id, session)| (id, session))
+    }
+
+    pub(crate) fn by_sa(&self, sa: SaId) -> Option<PeerId> {
+        self.by_sa.get(&sa).copied()
+    }
+
+    /// Every session at this NBMA address, newest first.
+    pub(crate) fn at(&self, nbma: Nbma) -> impl Iterator<Item = (PeerId, &Session)> {
+        let range = (nbma, PeerId(0))..=(nbma, PeerId(u32::MAX));
+        self.by_nbma.range(range).rev().filter_map(|&(_, id)| Some((id, self.by_id.get(&id)?)))
+    }
+
+    /// The session that carries traffic to this NBMA address: the newest one that is up.
+    pub(crate) fn up_at(&self, nbma: Nbma) -> Option<PeerId> {
+        self.at(nbma).find(|(_, session)| session.up).map(|(id, _)| id)
+    }
+
+    /// The newest session that is up and whose identity owns this tunnel address: a peer whose
+    /// port was translated is not found by the address that it claims.
+    pub(crate) fn up_of(&self, host: IpAddr) -> Option<PeerId> {
+        let range = (host, PeerId(0))..=(host, PeerId(u32::MAX));
+        self.by_host
+            .range(range)
+            .rev()
+            .map(|&(_, id)| id)
+            .find(|id| self.by_id.get(id).is_some_and(|session| session.up))
+    }
+
+    /// Other sessions with the same proven identity that own the same tunnel addresses.
+    pub(crate) fn twins(&self, id: PeerId) -> Vec<PeerId> {
+        let Some(session) = self.by_id.get(&id).filter(|session| session.identity.is_some()) else {
+            return Vec::new();
+        };
+        let same = |other: &Session| {
+            other.identity == session.identity && other.authorization == session.authorization
+        };
+        self.iter().filter(|&(other, s)| other != id && same(s)).map(|(other, _)| other).collect()
+    }
+
+    pub(crate) fn set_up(&mut self, id: PeerId, now: Instant) -> bool {
+        let Some(session) = self.by_id.get_mut(&id) else { return false };
+        let news = !session.up;
+        if news {
+            session.up = true;
+            session.since = now;
+        }
+        news
+    }
+
+    /// Moves a session; gives its former endpoint where that differs.
+    pub(crate) fn relocate(&mut self, id: PeerId, endpoint: SocketAddr) -> Option<SocketAddr> {
+        let session = self.by_id.get_mut(&id)?;
+        if session.endpoint == endpoint {
+            return None;
+        }
+        let former = std::mem::replace(&mut session.endpoint, endpoint);
+        self.by_nbma.remove(&(self.nbma(former), id));
+        self.by_nbma.insert((self.nbma(endpoint), id));
+        Some(former)
+    }
+
+    pub(crate) fn set_idle_deadline(&mut self, id: PeerId, deadline: Option<Instant>) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        if let Some(former) = std::mem::replace(&mut session.idle_deadline, deadline) {
+            self.idle.remove(&(former, id));
+        }
+        if let Some(deadline) = deadline {
+            self.idle.insert((deadline, id));
+        }
+    }
+
+    pub(crate) fn next_idle(&self) -> Option<(Instant, PeerId)> {
+        self.idle.first().copied()
+    }
+}
+
+/// The single addresses among what an identity may claim.
+fn hosts(authorization: &Authorization) -> impl Iterator<Item = IpAddr> + '_ {
+    let prefixes = match authorization {
+        Authorization::Any => None,
+        Authorization::Within(prefixes) => Some(prefixes),
+    };
+    prefixes.into_iter().flatten().filter(|p| p.prefix_len() == p.max_prefix_len()).map(IpNet::addr)
+}
+
+/// What an identity may claim, in words.
+pub(crate) fn allowance(authorization: &Authorization) -> String {
+    match authorization {
+        Authorization::Any => "it may claim anything".to_owned(),
+        Authorization::Within(allowed) if allowed.is_empty() => {
+            "its certificate allows no tunnel address (subjectAltName iPAddress) and no prefix"
+                .to_owned()
+        }
+        Authorization::Within(allowed) => {
+            let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+            format!("its certificate allows only {}", allowed.join(", "))
+        }
+    }
+}
