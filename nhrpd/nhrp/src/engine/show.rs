@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
-use super::Nbma;
+use super::cache::{Entry, Key};
+use super::client::Nhs;
+use super::{BindingKind, Nbma};
 
 /// One line of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +32,72 @@ pub struct CacheEntry {
     pub expires: Option<Instant>,
 }
 
+impl CacheEntry {
+    pub(super) fn bare(prefix: IpNet, kind: EntryKind, created: Instant) -> Self {
+        let flags = EntryFlags::default();
+        Self {
+            prefix,
+            kind,
+            next_hop: None,
+            claimed: None,
+            seen: None,
+            flags,
+            created,
+            expires: None,
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn show(&self, (prefix, kind): Key) -> CacheEntry {
+        let shortcut = self.shortcut.as_deref();
+        let flags = EntryFlags {
+            unique: self.unique,
+            registered: kind == BindingKind::Registered,
+            used: shortcut.is_some_and(|shortcut| shortcut.used),
+            authoritative: self.authoritative,
+            implicit: shortcut.is_some_and(|shortcut| shortcut.implicit),
+            nat: self.translated(),
+        };
+        let (kind, expires) = match kind {
+            BindingKind::Static | BindingKind::Nhs => (EntryKind::Static, None),
+            BindingKind::Registered | BindingKind::Shortcut => (EntryKind::Dynamic, self.expires),
+        };
+        CacheEntry {
+            next_hop: Some(self.next_hop),
+            claimed: Some(self.claimed.address),
+            seen: Some(self.nbma),
+            flags,
+            expires,
+            ..CacheEntry::bare(prefix, kind, self.created)
+        }
+    }
+}
+
+impl Nhs {
+    pub(super) fn show(&self) -> ServerStatus {
+        ServerStatus {
+            address: self.server.address,
+            nbma: self.server.nbma,
+            state: self.state,
+            why: self.why.clone(),
+            since: self.since,
+            priority: self.server.priority,
+            cluster: self.server.cluster,
+            requests: self.requests,
+            replies: self.replies,
+            last_refusal: self.last_refusal.clone(),
+            seen_as: self.seen_as,
+        }
+    }
+}
+
 /// Type of a cache entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EntryKind {
-    /// Configured.
+    /// Configured: a map, or a server that responds.
     Static,
-    /// Learnt: registered, resolved, or a responding server.
+    /// Learnt: registered or resolved.
     Dynamic,
     /// A Resolution Request is on its way.
     Incomplete,
@@ -205,7 +267,7 @@ refusals! {
     /// Indication from a node that is no next-hop server of ours.
     IndicationSource = "indication by other than a server",
     /// Indication that tells nothing new: known, negative, or being resolved.
-    IndicationKnown = "indication for a known destination",
+    Known = "indication for a known destination",
     /// [`Limits::errors`](super::Limits) reached.
     ErrorRate = "error indications above their rate",
     /// [`Limits::indications`](super::Limits) reached.
