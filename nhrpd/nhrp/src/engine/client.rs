@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::cache::Entry;
+use super::dispatch::Received;
 use super::errors::Fault;
 use super::packet::seen;
 use super::pending::{Purpose, back_off};
@@ -186,10 +187,9 @@ impl Engine {
     pub(super) fn registration_reply(
         &mut self,
         now: Instant,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        received: Received<'_>,
     ) -> Result<(), Fault> {
+        let Received { from, packet, query } = received;
         let id = query.request_id;
         let pending = self.pending.get(&id).filter(|pending| pending.to == from);
         let Some((Purpose::Register { server, part }, attempts)) =

@@ -6,12 +6,13 @@ use std::time::Instant;
 use ipnet::IpNet;
 
 use super::client::ENTRIES;
+use super::dispatch::Received;
 use super::errors::Fault;
 use super::packet::nbma_of;
 use super::pending::Purpose;
 use super::timers::Timer;
 use super::{Authorization, BindingKind, Claim, Engine, Event, Nbma, Refusal};
-use crate::wire::{Cie, NbmaAddress, Operation, Packet, Query, code, flags};
+use crate::wire::{Cie, NbmaAddress, Operation, Query, code, flags};
 
 impl Engine {
     /// Our address and prefixes, bound to the NBMA address `old`; `None`: to whichever.
@@ -94,9 +95,7 @@ impl Engine {
     /// A Purge Request to us: answered even when nothing matched, unless N is set.
     pub(super) fn purge_request(
         &mut self,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        Received { from, packet, query }: Received<'_>,
     ) -> Result<(), Fault> {
         self.check_extensions(packet)?;
         let owner = query.source_protocol.ok_or(Fault::PROTOCOL)?;

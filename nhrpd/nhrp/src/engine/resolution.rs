@@ -8,12 +8,13 @@ use ipnet::IpNet;
 
 use super::cache::{Entry, Shortcut, narrow};
 use super::client::code_words;
+use super::dispatch::Received;
 use super::errors::Fault;
 use super::packet::{nbma_of, seen, set_seen};
 use super::pending::Purpose;
 use super::timers::Timer;
-use super::{BindingKind, Claim, Engine, Event, Nbma, Refusal, Usage};
-use crate::wire::{Cie, Operation, Packet, Query, code, flags};
+use super::{BindingKind, Claim, Engine, Event, Refusal, Usage};
+use crate::wire::{Cie, Operation, Packet, code, flags};
 
 /// For how long an answer "no", or none, keeps us from asking again.
 const NEGATIVE: Duration = Duration::from_secs(15);
@@ -82,10 +83,9 @@ impl Engine {
     pub(super) fn resolution_reply(
         &mut self,
         now: Instant,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        received: Received<'_>,
     ) -> Result<(), Fault> {
+        let Received { from, packet, query } = received;
         let id = query.request_id;
         let (destination, renews, asked) = match self.pending.get(&id) {
             Some(pending) => match pending.purpose {
@@ -115,8 +115,7 @@ impl Engine {
                 refused = cie.code;
                 continue;
             }
-            let Some((prefix, entry)) =
-                self.understand(now, from, trusted, packet, query, cie, destination)
+            let Some((prefix, entry)) = self.understand(now, received, trusted, cie, destination)
             else {
                 continue;
             };
@@ -142,14 +141,11 @@ impl Engine {
     }
 
     /// What one positive entry of a reply says, if it may be believed.
-    #[expect(clippy::too_many_arguments, reason = "one reply, looked at from all sides")]
     fn understand(
         &mut self,
         now: Instant,
-        from: Nbma,
+        Received { from, packet, query }: Received<'_>,
         trusted: bool,
-        packet: &Packet,
-        query: &Query,
         cie: &Cie,
         destination: IpAddr,
     ) -> Option<(IpNet, Entry)> {
@@ -162,10 +158,8 @@ impl Engine {
             self.counters.count(Refusal::ReplyPrefix);
             return None;
         };
-        if !trusted
-            && !(self.may_claim(from, Claim::Reply, next_hop.into())
-                && self.may_claim(from, Claim::Reply, prefix))
-        {
+        let claims = [IpNet::from(next_hop), prefix];
+        if !trusted && !claims.iter().all(|claim| self.may_claim(from, Claim::Reply, *claim)) {
             return None;
         }
         let nbma = if trusted {

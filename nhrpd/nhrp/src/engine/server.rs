@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::cache::{Entry, Shortcut};
+use super::dispatch::Received;
 use super::errors::Fault;
 use super::packet::{nbma_field, nbma_of, seen, set_seen};
 use super::timers::Timer;
 use super::{BindingKind, Claim, Engine, Event, Nbma, Refusal};
-use crate::wire::{Cie, Operation, Packet, Query, code, flags};
+use crate::wire::{Cie, Operation, Packet, code, flags};
 
 /// One client that registers, as its request tells.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +28,9 @@ impl Engine {
     pub(super) fn registration_request(
         &mut self,
         now: Instant,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        received: Received<'_>,
     ) -> Result<(), Fault> {
+        let Received { from, packet, query } = received;
         self.check_extensions(packet)?;
         let (Some(address), Some(claimed)) = (query.source_protocol, nbma_of(&query.source_nbma))
         else {
@@ -158,25 +158,24 @@ impl Engine {
     pub(super) fn resolution_request(
         &mut self,
         now: Instant,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        received: Received<'_>,
     ) -> Result<(), Fault> {
+        let Received { from, packet, query } = received;
         let (Some(source), Some(destination)) = (query.source_protocol, query.destination_protocol)
         else {
             return Err(Fault::PROTOCOL);
         };
         if !self.vouch(from, Claim::Request, source.into()) {
-            return self.deny(from, packet, query, code::PROHIBITED);
+            return self.deny(received, code::PROHIBITED);
         }
         let owner = self.cache.longest(destination, BindingKind::Registered);
         if let Some(route) = self.local(destination)
             && owner.is_none_or(|((prefix, _), _)| prefix.prefix_len() <= route.prefix_len())
         {
-            return self.answer_as_owner(now, from, packet, query, source, destination, route);
+            return self.answer_as_owner(now, received, source, destination, route);
         }
         if !self.config.accept_registrations {
-            return self.deny(from, packet, query, code::NO_BINDING);
+            return self.deny(received, code::NO_BINDING);
         }
         let next = match owner {
             Some((_, entry)) if entry.next_hop == source || entry.nbma == from => None,
@@ -184,65 +183,61 @@ impl Engine {
             // No path to the owner is up; it registered with us, so we answer for it.
             Some((key, entry)) if key.1 == BindingKind::Registered => {
                 let (entry, key) = (entry.clone(), key.0);
-                return self.answer_for(now, from, packet, query, destination, key, &entry);
+                return self.answer_for(now, received, destination, key, &entry);
             }
             Some((_, entry)) => Some(entry.nbma),
             None => self.best_server(Some(from)).map(|(_, nbma)| nbma),
         };
         match next {
             Some(next) => self.forward_to(from, packet.clone(), next),
-            None => self.deny(from, packet, query, code::NO_BINDING),
+            None => self.deny(received, code::NO_BINDING),
         }
     }
 
     /// The destination is ours.
-    #[expect(clippy::too_many_arguments, reason = "the request and what was found out about it")]
     fn answer_as_owner(
         &mut self,
         now: Instant,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        received: Received<'_>,
         source: IpAddr,
         destination: IpAddr,
         route: IpNet,
     ) -> Result<(), Fault> {
+        let Received { from, packet, .. } = received;
         self.check_extensions(packet)?;
         let Some(prefix_length) =
             self.answerable(destination, route).filter(|_| self.config.nbma.is_some())
         else {
-            return self.deny(from, packet, query, code::NO_BINDING);
+            return self.deny(received, code::NO_BINDING);
         };
         let cie = Cie { prefix_length, ..self.own_cie(packet.nbma_family) };
-        let mut reply = self.resolution_answer(packet, query, vec![cie], true);
+        let mut reply = self.resolution_answer(received, vec![cie], true);
         if let Some(seen) = self.seen_as() {
             set_seen(&mut reply, self.address(), seen);
         }
         self.send(from, reply);
         self.remember_requester(now, source);
-        self.cache_source(now, from, packet, query, source);
+        self.cache_source(now, received, source);
         Ok(())
     }
 
     /// Answers for a client that registered with us: for it we are the serving station, so that
     /// is authoritative (§5.2.1).
-    #[expect(clippy::too_many_arguments, reason = "the request and what was found out about it")]
     fn answer_for(
         &mut self,
         now: Instant,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        received: Received<'_>,
         destination: IpAddr,
         route: IpNet,
         entry: &Entry,
     ) -> Result<(), Fault> {
+        let Received { from, packet, query } = received;
         self.check_extensions(packet)?;
         if query.flags & flags::RESOLUTION_UNIQUE != 0 && !entry.unique {
-            return self.deny(from, packet, query, code::NOT_UNIQUE);
+            return self.deny(received, code::NOT_UNIQUE);
         }
         let Some(prefix_length) = self.answerable(destination, route) else {
-            return self.deny(from, packet, query, code::NO_BINDING);
+            return self.deny(received, code::NO_BINDING);
         };
         let left = entry.expires.map_or(self.config.holding_time, |at| at - now);
         let cie = Cie {
@@ -253,7 +248,7 @@ impl Engine {
             protocol: Some(entry.next_hop),
             ..Cie::default()
         };
-        let mut reply = self.resolution_answer(packet, query, vec![cie], true);
+        let mut reply = self.resolution_answer(received, vec![cie], true);
         if entry.translated() {
             set_seen(&mut reply, entry.next_hop, entry.nbma);
         }
@@ -262,11 +257,11 @@ impl Engine {
     }
 
     /// Answers "no" with a code.
-    fn deny(&mut self, from: Nbma, packet: &Packet, query: &Query, code: u8) -> Result<(), Fault> {
-        self.check_extensions(packet)?;
+    fn deny(&mut self, received: Received<'_>, code: u8) -> Result<(), Fault> {
+        self.check_extensions(received.packet)?;
         let cie = Cie { code, prefix_length: Cie::HOST, ..Cie::default() };
-        let reply = self.resolution_answer(packet, query, vec![cie], false);
-        self.send(from, reply);
+        let reply = self.resolution_answer(received, vec![cie], false);
+        self.send(received.from, reply);
         Ok(())
     }
 
@@ -274,8 +269,7 @@ impl Engine {
     /// (§5.2.2).
     fn resolution_answer(
         &self,
-        packet: &Packet,
-        query: &Query,
+        Received { packet, query, .. }: Received<'_>,
         entries: Vec<Cie>,
         positive: bool,
     ) -> Packet {
@@ -303,9 +297,7 @@ impl Engine {
     fn cache_source(
         &mut self,
         now: Instant,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        Received { from, packet, query }: Received<'_>,
         source: IpAddr,
     ) {
         let stable = query.flags & flags::SOURCE_STABLE != 0;

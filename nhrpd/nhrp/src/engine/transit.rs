@@ -2,19 +2,18 @@
 
 use std::net::IpAddr;
 
+use super::dispatch::Received;
 use super::errors::{Fault, unknown_compulsory};
 use super::packet::set_seen;
 use super::{BindingKind, Claim, Engine, Nbma};
-use crate::wire::{Body, ExtensionBody, Operation, Packet, Query, code};
+use crate::wire::{Body, ExtensionBody, Operation, Packet, code};
 
 impl Engine {
     /// Forwards a query (other than a Resolution Request) that is not for us. Who receives it
     /// from us trusts us to have judged its claims.
     pub(super) fn transit(
         &mut self,
-        from: Nbma,
-        packet: &Packet,
-        query: &Query,
+        Received { from, packet, query }: Received<'_>,
     ) -> Result<(), Fault> {
         let source = query.source_protocol.ok_or(Fault::PROTOCOL)?;
         let destination = query.destination_protocol.ok_or(Fault::PROTOCOL)?;
