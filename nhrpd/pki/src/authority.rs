@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use ipnet::IpNet;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
@@ -258,11 +259,16 @@ pub fn generate_key(key_type: KeyType) -> Result<PrivateKey, Error> {
     let pair = match key_type {
         KeyType::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
         KeyType::P384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
-        KeyType::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+        // OpenSSL 3.0 reads only the first version of PKCS#8, rcgen writes the second.
+        KeyType::Ed25519 => {
+            let pkcs8 = Ed25519KeyPair::generate().and_then(|pair| pair.to_pkcs8v1());
+            let pkcs8 = pkcs8.map_err(|_| rcgen::Error::RingUnspecified)?;
+            return Ok(PrivateKey::from_pkcs8(pkcs8.as_ref().to_vec().into())?);
+        }
         KeyType::Rsa => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_3072),
     };
     let pair = Zeroizing::new(pair?);
-    Ok(PrivateKey::from_pkcs8(Zeroizing::new(pair.serialize_der()))?)
+    Ok(PrivateKey::from_pkcs8(pair.serialize_der().into())?)
 }
 
 fn key_pair(key: &PrivateKey) -> Result<Zeroizing<KeyPair>, rcgen::Error> {

@@ -39,10 +39,13 @@ pub(crate) fn dotted(oid: &Oid<'_>) -> String {
     oid.to_id_string()
 }
 
-/// A distinguished name in DER as text (RFC 4514), as IKE's ID_DER_ASN1_DN carries it; `None` where
-/// it cannot be read.
+/// A distinguished name in DER as text (RFC 4514), such as IKE's ID_DER_ASN1_DN carries (RFC 7296
+/// §3.5): `CN=spoke1,O=Example`. `None` where it cannot be read.
 pub fn distinguished_name(der: &[u8]) -> Option<String> {
-    X509Name::from_der(der).ok().map(|(_, name)| rfc4514(&name))
+    match X509Name::from_der(der) {
+        Ok(([], name)) => Some(rfc4514(&name)),
+        _ => None,
+    }
 }
 
 /// The whole name: the last relative name first (RFC 4514 §2.1).
