@@ -189,7 +189,7 @@ impl Server {
                 continue;
             }
             let may_change =
-                stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == self.owner);
+                stream.peer_cred().is_ok_and(|peer| may_change(peer.uid(), self.owner));
             connections.spawn(serve(stream, may_change, calls.clone()));
         }
     }
@@ -201,6 +201,10 @@ impl Drop for Server {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+fn may_change(uid: u32, owner: u32) -> bool {
+    uid == 0 || uid == owner
 }
 
 #[derive(Deserialize)]
@@ -284,4 +288,58 @@ fn message(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(value).unwrap_or_default();
     bytes.push(0);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a connection answers to `request`, and whether the state's owner was asked.
+    async fn served(request: &[u8], may_change: bool) -> (String, bool) {
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        // The owner of the state never answers.
+        let (calls_in, mut calls) = mpsc::channel(1);
+        let serving = tokio::spawn(serve(stream, may_change, calls_in));
+        client.write_all(request).await.unwrap();
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).await.unwrap();
+        serving.await.unwrap();
+        (reply, calls.try_recv().is_ok())
+    }
+
+    #[test]
+    fn changes_are_for_root_and_the_owner() {
+        assert!(may_change(0, 998));
+        assert!(may_change(998, 998));
+        assert!(!may_change(1000, 998));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_may_look_but_not_touch() {
+        let clear = b"{\"method\":\"nhrpd.Control.ClearCache\"}\0";
+        let (reply, asked) = served(clear, false).await;
+        let denied = "{\"error\":\"org.varlink.service.PermissionDenied\",\"parameters\":{}}\0";
+        assert_eq!((reply.as_str(), asked), (denied, false));
+        let (_, asked) = served(clear, true).await;
+        assert!(asked);
+        let (_, asked) = served(b"{\"method\":\"nhrpd.Control.ShowNhs\"}\0", false).await;
+        assert!(asked);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_that_hangs_is_not_waited_for() {
+        let start = tokio::time::Instant::now();
+        let (reply, _) = served(b"{\"method\":\"nhrpd.Control.ShowNhs\"}\0", false).await;
+        let busy = "{\"error\":\"nhrpd.Control.Busy\",\
+                    \"parameters\":{\"reason\":\"it does not answer in time\"}}\0";
+        assert_eq!(reply, busy);
+        assert_eq!(start.elapsed(), ANSWER_TIMEOUT + READ_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_sent_away() {
+        let start = tokio::time::Instant::now();
+        assert_eq!(served(b"{\"method\":", false).await, (String::new(), false));
+        assert_eq!(start.elapsed(), READ_TIMEOUT);
+    }
 }
