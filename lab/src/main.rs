@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     let Arguments { name, action } = Arguments::parse();
     let name = name.as_deref();
     let result = match action {
-        Action::Demo => return demo::run(std::io::stdout().is_terminal()),
+        Action::Demo => return demo::run(name, std::io::stdout().is_terminal()),
         Action::Up { file } => up(name, &file),
         Action::Down => Lab::open(name).map(Lab::down),
         Action::List => list(),

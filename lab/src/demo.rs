@@ -1,5 +1,0 @@
-//! stub
-use std::process::ExitCode;
-pub(crate) fn run(_colour: bool) -> ExitCode {
-    ExitCode::SUCCESS
-}
