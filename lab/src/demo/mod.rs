@@ -278,11 +278,17 @@ fn onlooker(page: &mut Page, captures: Vec<Capture>) -> Result<(), Error> {
         let captured = capture.stop()?;
         lost += captured.lost;
         for packet in &captured.packets {
-            let kind = Packet::of(&packet.bytes).kind;
-            let expected =
-                kind.encrypted() || kind.housekeeping() || kind == ROUTER_SAYS_UNREACHABLE;
-            strange += u32::from(!expected && kind != Kind::Keepalive);
-            leaked += u32::from(!decode::leaks(&packet.bytes, &inner).is_empty());
+            let seen = Packet::of(&packet.bytes);
+            let kind = seen.kind.clone();
+            let expected = kind.encrypted()
+                || kind.housekeeping()
+                || matches!(kind, Kind::Keepalive | ROUTER_SAYS_UNREACHABLE);
+            if !expected {
+                strange.get_or_insert_with(|| seen.to_string());
+            }
+            if let [address, ..] = decode::leaks(&packet.bytes, &inner)[..] {
+                leaked.get_or_insert_with(|| format!("{address} in {seen}"));
+            }
             *kinds.entry(kind).or_insert(0) += 1;
         }
     }
