@@ -287,7 +287,7 @@ fn onlooker(page: &mut Page, captures: Vec<Capture>) -> Result<(), Error> {
                 strange.get_or_insert_with(|| seen.to_string());
             }
             if let [address, ..] = decode::leaks(&packet.bytes, &inner)[..] {
-                leaked.get_or_insert_with(|| format!("{address} in {seen}"));
+                leaked.get_or_insert_with(|| format!("{address} in {}", seen.to_string().trim()));
             }
             *kinds.entry(kind).or_insert(0) += 1;
         }
