@@ -3,11 +3,32 @@
 //! Feed it datagrams, requests and the time; ask it for datagrams, events and the next deadline.
 //! Datagrams are IKE messages *without* the non-ESP marker: the shell adds and strips it.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+mod auth;
+pub mod crossing;
+mod crypto;
+mod engine;
+mod informational;
+mod initiator;
+pub mod limits;
+pub mod private;
+mod responder;
+mod sa;
+pub mod wire;
 
-use rand_core::CryptoRng;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
+
+pub use crypto::suite::{
+    AES_256_GCM_16, Algorithms, CHACHA20_POLY1305, ECP_256, Encryption, Group, Prf, SHA2_256,
+    X25519,
+};
+pub use engine::{Engine, SaInfo, SaState};
+pub use limits::DropReason;
+pub use sa::SaCounters;
 
 /// Local handle of one IKE SA; never used twice in one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +41,28 @@ pub struct Identity {
     pub kind: u8,
     /// Its data.
     pub data: Vec<u8>,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.kind, &self.data[..]) {
+            (1, &[a, b, c, d]) => write!(f, "{}", std::net::Ipv4Addr::new(a, b, c, d)),
+            (5, data) if data.len() == 16 => {
+                let mut octets = [0; 16];
+                octets.copy_from_slice(data);
+                write!(f, "{}", std::net::Ipv6Addr::from(octets))
+            }
+            (2 | 3, data) => f.write_str(&private::printable(data)),
+            (9, data) => match x509_parser::x509::X509Name::from_der(data) {
+                Ok((_, name)) => f.write_str(&private::printable(name.to_string().as_bytes())),
+                Err(_) => write!(f, "a distinguished name of {} bytes", data.len()),
+            },
+            (kind, data) => {
+                write!(f, "ID type {kind} ")?;
+                data.iter().take(private::MAX_REASON).try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
 }
 
 /// Why a peer's or our own authentication was refused: words that an operator can act on.
@@ -51,8 +94,8 @@ pub struct WireGuardKeys {
     pub preshared_key: Zeroizing<[u8; 32]>,
 }
 
-impl std::fmt::Debug for WireGuardKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for WireGuardKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WireGuardKeys(…)")
     }
 }
@@ -62,12 +105,23 @@ impl std::fmt::Debug for WireGuardKeys {
 pub struct Config {
     /// Silence after which a dead-peer probe is sent.
     pub dead_peer_interval: Duration,
-    /// Half-open responder SAs in all, and from one address.
+    /// Half-open responder SAs in all.
     pub half_open: usize,
     /// Half-open responder SAs from one source address.
     pub half_open_per_source: usize,
     /// Established SAs.
     pub established: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            dead_peer_interval: Duration::from_secs(10),
+            half_open: 1000,
+            half_open_per_source: 50,
+            established: 10_000,
+        }
+    }
 }
 
 /// What the engine wants of the world.
@@ -131,71 +185,4 @@ pub enum Event {
         /// The new address.
         remote: SocketAddr,
     },
-}
-
-/// The engine: all IKE SAs of one node.
-#[derive(Debug)]
-pub struct Engine {
-    config: Config,
-}
-
-impl Engine {
-    /// A fresh engine.
-    pub fn new(config: Config) -> Self {
-        Self { config }
-    }
-
-    /// Starts an IKE SA with `remote`.
-    pub fn initiate(
-        &mut self,
-        now: Instant,
-        remote: SocketAddr,
-        credentials: &dyn Credentials,
-        rng: &mut dyn CryptoRng,
-    ) -> SaId {
-        let _ = (now, remote, credentials, rng, &self.config);
-        SaId(0)
-    }
-
-    /// Takes one IKE message.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        datagram: &[u8],
-        credentials: &dyn Credentials,
-        rng: &mut dyn CryptoRng,
-    ) {
-        let _ = (now, from, datagram, credentials, rng);
-    }
-
-    /// Runs what is due: retransmissions, dead-peer probes, expiry of half-open SAs.
-    pub fn handle_timeout(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
-        let _ = (now, rng);
-    }
-
-    /// When [`Self::handle_timeout`] wants to be called next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        None
-    }
-
-    /// The next datagram or event; call until `None` after every input.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        None
-    }
-
-    /// Deletes an SA: tells the peer, forgets it.
-    pub fn close(&mut self, now: Instant, sa: SaId, rng: &mut dyn CryptoRng) {
-        let _ = (now, sa, rng);
-    }
-
-    /// Own address changed: every established SA tells its peer (RFC 4555 §3.5).
-    pub fn update_addresses(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
-        let _ = (now, rng);
-    }
-
-    /// The data plane proves the peer alive (authenticated traffic): postpones the probe.
-    pub fn peer_alive(&mut self, now: Instant, sa: SaId) {
-        let _ = (now, sa);
-    }
 }

@@ -1,0 +1,595 @@
+//! All IKE SAs of one node: tables, timers, and the way of a datagram to its SA.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand_core::CryptoRng;
+use zeroize::Zeroizing;
+
+use crate::crypto::channel::NotAuthentic;
+use crate::crypto::suite::Algorithms;
+use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
+use crate::sa::{Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
+use crate::wire::{self, Encrypted, Exchange, Header, Notify, NotifyType, Payload};
+use crate::{Config, Credentials, Event, Identity, Output, Refusal, SaId};
+
+/// A probe more often than this would be a flood.
+const SHORTEST_DEAD_PEER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// All IKE SAs of one node, without sockets and clock.
+///
+/// Feed it requests ([`Self::initiate`], [`Self::close`], …), datagrams and the time; after every
+/// input call [`Self::poll_output`] until it gives nothing more, and call [`Self::handle_timeout`]
+/// when [`Self::poll_timeout`] says so.
+///
+/// Every call of [`Self::initiate`] ends in one [`Event::Established`] or one [`Event::Failed`],
+/// and every [`Event::Established`] is followed, some time, by one [`Event::Closed`]; also where
+/// the layer above itself closes the SA.
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) algorithms: Algorithms,
+    pub(crate) sas: BTreeMap<SaId, Sa>,
+    /// By own SPI.
+    by_spi: BTreeMap<u64, SaId>,
+    /// Of a responder: by the source of IKE_SA_INIT and the initiator's SPI.
+    by_origin: BTreeMap<(SocketAddr, u64), SaId>,
+    by_remote: BTreeSet<(SocketAddr, SaId)>,
+    pub(crate) established: BTreeSet<(Identity, SaId)>,
+    timers: BTreeSet<(Instant, SaId)>,
+    pub(crate) half_open: HalfOpen,
+    pub(crate) strangers: StrangerEvents,
+    drops: Drops,
+    outputs: VecDeque<Output>,
+    last_id: u64,
+    /// See [`crate::crossing`].
+    pub(crate) clock: u64,
+    instance: Option<u64>,
+}
+
+/// The arguments of one input.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) credentials: &'a dyn Credentials,
+    pub(crate) rng: &'a mut dyn CryptoRng,
+}
+
+/// What becomes of an SA after a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Keep,
+    Forget,
+}
+
+/// One SA, for `show ike sa`.
+#[derive(Debug, Clone)]
+pub struct SaInfo {
+    /// Handle.
+    pub id: SaId,
+    /// SPI that the initiator chose.
+    pub initiator_spi: u64,
+    /// SPI that the responder chose; 0 before it has answered.
+    pub responder_spi: u64,
+    /// Where the peer is.
+    pub remote: SocketAddr,
+    /// We sent IKE_SA_INIT.
+    pub initiator: bool,
+    /// How far it is.
+    pub state: SaState,
+    /// The peer's identity; proven if the state is [`SaState::Established`].
+    pub identity: Option<Identity>,
+    /// Algorithms, like `aes256gcm16-sha256-x25519`.
+    pub suite: Option<String>,
+    /// When it began.
+    pub begun: Instant,
+    /// When the peer, or its data traffic, was last heard.
+    pub last_heard: Instant,
+    /// A request of ours waits for its response.
+    pub outstanding: bool,
+    /// What happened on it.
+    pub counters: SaCounters,
+}
+
+/// How far an SA is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaState {
+    /// Initiator: before the response to IKE_SA_INIT.
+    InitSent,
+    /// Initiator: before the response to IKE_AUTH.
+    AuthSent,
+    /// Responder: before IKE_AUTH.
+    HalfOpen,
+    /// Responder: the peer was refused, and the refusal is kept for repetitions.
+    Refused,
+    /// Both sides are authenticated.
+    Established,
+    /// The peer is being told that it is deleted.
+    Closing,
+}
+
+impl std::fmt::Display for SaState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::InitSent => "init-sent",
+            Self::AuthSent => "auth-sent",
+            Self::HalfOpen => "half-open",
+            Self::Refused => "refused",
+            Self::Established => "established",
+            Self::Closing => "closing",
+        })
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("config", &self.config)
+            .field("sas", &self.sas().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// A fresh engine with the default algorithms.
+    pub fn new(config: Config) -> Self {
+        Self::with_algorithms(config, Algorithms::default())
+    }
+
+    /// A fresh engine that proposes and accepts `algorithms`.
+    pub fn with_algorithms(mut config: Config, algorithms: Algorithms) -> Self {
+        config.dead_peer_interval = config.dead_peer_interval.max(SHORTEST_DEAD_PEER_INTERVAL);
+        Self {
+            config,
+            algorithms,
+            sas: BTreeMap::new(),
+            by_spi: BTreeMap::new(),
+            by_origin: BTreeMap::new(),
+            by_remote: BTreeSet::new(),
+            established: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            half_open: HalfOpen::default(),
+            strangers: StrangerEvents::default(),
+            drops: Drops::default(),
+            outputs: VecDeque::new(),
+            last_id: 0,
+            clock: 0,
+            instance: None,
+        }
+    }
+
+    /// Takes one IKE message.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &[u8],
+        credentials: &dyn Credentials,
+        rng: &mut dyn CryptoRng,
+    ) {
+        let mut context = Context { now, credentials, rng };
+        if let Err(reason) = self.dispatch(&mut context, from, datagram) {
+            self.count(reason);
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        context: &mut Context<'_>,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<(), DropReason> {
+        let header = Header::decode(datagram).map_err(|_| DropReason::Malformed)?;
+        if header.major_version() != Header::VERSION >> 4 {
+            self.refuse_version(from, &header, datagram);
+            return Err(DropReason::Version);
+        }
+        if header.exchange == Exchange::IKE_SA_INIT && !header.response {
+            return self.handle_init(context, from, &header, datagram);
+        }
+        let (own, peer) = if header.from_initiator {
+            (header.responder_spi, header.initiator_spi)
+        } else {
+            (header.initiator_spi, header.responder_spi)
+        };
+        let id = *self.by_spi.get(&own).ok_or(DropReason::UnknownSpi)?;
+        let mut sa = self.take(id).ok_or(DropReason::UnknownSpi)?;
+        let result = if sa.initiator == header.from_initiator {
+            Err(DropReason::UnknownSpi)
+        } else if let State::InitSent(_) = sa.state {
+            if header.response && header.exchange == Exchange::IKE_SA_INIT && from == sa.remote {
+                self.handle_init_response(context, &mut sa, &header, datagram)
+            } else {
+                Err(DropReason::Unexpected)
+            }
+        } else if sa.peer_spi != peer {
+            Err(DropReason::UnknownSpi)
+        } else if header.response {
+            self.handle_response(context, &mut sa, &header, datagram)
+        } else {
+            self.handle_request(context, from, &mut sa, &header, datagram)
+        };
+        match result {
+            Ok(Fate::Forget) => self.forget(sa),
+            Ok(Fate::Keep) | Err(_) => self.put(sa),
+        }
+        result.map(|_| ())
+    }
+
+    fn handle_request(
+        &mut self,
+        context: &mut Context<'_>,
+        from: SocketAddr,
+        sa: &mut Sa,
+        header: &Header,
+        datagram: &[u8],
+    ) -> Result<Fate, DropReason> {
+        let fresh = header.message_id == sa.expected_request;
+        let repeated = header.message_id.checked_add(1) == Some(sa.expected_request)
+            && !sa.last_response.is_empty();
+        if !fresh && !repeated {
+            let old = header.message_id < sa.expected_request;
+            return Err(if old { DropReason::Replayed } else { DropReason::OutOfWindow });
+        }
+        let allowed = match sa.state {
+            State::HalfOpen(_) => header.exchange == Exchange::IKE_AUTH,
+            State::Established(_) | State::Closing => {
+                repeated
+                    || matches!(header.exchange, Exchange::INFORMATIONAL | Exchange::CREATE_CHILD_SA)
+            }
+            State::Refused => repeated,
+            State::InitSent(_) | State::AuthSent(..) => false,
+        };
+        if !allowed {
+            return Err(DropReason::Unexpected);
+        }
+        let (first, plain) = open(sa, header, datagram)?;
+        if repeated {
+            // RFC 7296 §2.1: the same response again, to where the question came from.
+            sa.counters.repeated += 1;
+            self.transmit(from, sa.last_response.clone());
+            return Ok(Fate::Keep);
+        }
+        sa.expected_request += 1;
+        sa.last_heard = context.now;
+        sa.counters.requests_received += 1;
+        let payloads = wire::decode_chain(first, &plain);
+        if let State::HalfOpen(_) = sa.state {
+            self.set_remote(sa, from);
+            return Ok(self.handle_auth(context, sa, payloads));
+        }
+        self.notice_move(sa, from);
+        Ok(self.handle_established_request(context, sa, header.exchange, payloads))
+    }
+
+    fn handle_response(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        header: &Header,
+        datagram: &[u8],
+    ) -> Result<Fate, DropReason> {
+        let awaited = sa
+            .outstanding
+            .as_ref()
+            .is_some_and(|o| o.message_id == header.message_id && o.exchange == header.exchange);
+        if !awaited {
+            return Err(DropReason::Replayed);
+        }
+        let (first, plain) = open(sa, header, datagram)?;
+        let Some(outstanding) = sa.outstanding.take() else { return Err(DropReason::Replayed) };
+        sa.last_heard = context.now;
+        let fate = match outstanding.request {
+            Request::Auth => {
+                self.handle_auth_response(context, sa, wire::decode_chain(first, &plain))
+            }
+            Request::Delete | Request::Refuse(_) => Fate::Forget,
+            Request::Init | Request::Probe | Request::Update => Fate::Keep,
+        };
+        self.send_queued(context.now, sa, context.rng);
+        Ok(fate)
+    }
+
+    /// Runs what is due: retransmissions, dead-peer probes, expiry of half-open SAs.
+    pub fn handle_timeout(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
+        while let Some((due, id)) = self.timers.first().copied()
+            && due <= now
+        {
+            let Some(mut sa) = self.take(id) else {
+                self.timers.remove(&(due, id));
+                continue;
+            };
+            match self.handle_deadline(now, &mut sa, rng) {
+                Fate::Keep => self.put(sa),
+                Fate::Forget => self.forget(sa),
+            }
+        }
+    }
+
+    fn handle_deadline(&mut self, now: Instant, sa: &mut Sa, rng: &mut dyn CryptoRng) -> Fate {
+        // Data traffic may have moved the deadline since it was armed.
+        if sa.deadline(self.config.dead_peer_interval) > now {
+            return Fate::Keep;
+        }
+        if sa.is_half_open() {
+            if matches!(sa.state, State::HalfOpen(_)) {
+                self.count(DropReason::HalfOpenExpired);
+            }
+            return Fate::Forget;
+        }
+        let Some(outstanding) = &mut sa.outstanding else {
+            sa.queue.push_back(Request::Probe);
+            self.send_queued(now, sa, rng);
+            return Fate::Keep;
+        };
+        if outstanding.transmissions >= TRANSMISSIONS {
+            let lives_on = matches!(sa.state, State::Established(_))
+                && sa.last_heard > outstanding.first_sent;
+            if !lives_on {
+                return self.give_up(now, sa);
+            }
+            outstanding.restart(now);
+        }
+        outstanding.transmitted(now, rng);
+        let datagram = outstanding.datagram.clone();
+        sa.counters.retransmissions += 1;
+        self.transmit(sa.remote, datagram);
+        Fate::Keep
+    }
+
+    /// The peer has answered none of the transmissions.
+    fn give_up(&mut self, now: Instant, sa: &mut Sa) -> Fate {
+        let Some(outstanding) = &sa.outstanding else { return Fate::Forget };
+        let seconds = now.saturating_duration_since(outstanding.first_sent).as_secs();
+        let silence = format!(
+            "no answer from {} to {}, sent {} times in {seconds} s",
+            sa.remote, outstanding.exchange, outstanding.transmissions,
+        );
+        match sa.state {
+            State::InitSent(_) => {
+                let advice = "is it up, and does UDP pass in both directions?";
+                self.fail(sa, None, Refusal(format!("{silence}: {advice}")));
+            }
+            State::AuthSent(..) => {
+                let advice = "it answered before; do large UDP datagrams pass?";
+                self.fail(sa, None, Refusal(format!("{silence}: {advice}")));
+            }
+            State::Established(_) => self.depart(sa, format!("dead peer: {silence}")),
+            State::HalfOpen(_) | State::Refused | State::Closing => {}
+        }
+        Fate::Forget
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// The next datagram or event; call until `None` after every input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// All SAs.
+    pub fn sas(&self) -> impl Iterator<Item = SaInfo> + '_ {
+        self.sas.values().map(|sa| SaInfo {
+            id: sa.id,
+            initiator_spi: sa.spis().0,
+            responder_spi: sa.spis().1,
+            remote: sa.remote,
+            initiator: sa.initiator,
+            state: match sa.state {
+                State::InitSent(_) => SaState::InitSent,
+                State::AuthSent(..) => SaState::AuthSent,
+                State::HalfOpen(_) => SaState::HalfOpen,
+                State::Refused => SaState::Refused,
+                State::Established(_) => SaState::Established,
+                State::Closing => SaState::Closing,
+            },
+            identity: sa.identity.clone(),
+            suite: sa.suite.map(|suite| suite.to_string()),
+            begun: sa.begun,
+            last_heard: sa.last_heard,
+            outstanding: sa.outstanding.is_some(),
+            counters: sa.counters,
+        })
+    }
+
+    /// How often something was thrown away, for each reason.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.into_iter().map(|reason| (reason, self.drops.of(reason)))
+    }
+
+    /// SAs that count against the limits of half-open ones.
+    pub fn half_open(&self) -> usize {
+        self.half_open.len()
+    }
+}
+
+/// Checks and decrypts a message of `sa`: type of the first payload inside, and the chain.
+fn open(
+    sa: &Sa,
+    header: &Header,
+    datagram: &[u8],
+) -> Result<(u8, Zeroizing<Vec<u8>>), DropReason> {
+    let encrypted = Encrypted::decode(header, datagram).map_err(|_| DropReason::Malformed)?;
+    let channel = sa.channel.as_ref().ok_or(DropReason::Unexpected)?;
+    let plain = channel.open(&encrypted).map_err(|NotAuthentic| DropReason::NotAuthentic)?;
+    Ok((encrypted.first, plain))
+}
+
+/// Tables and messages, for the modules that hold the exchanges.
+impl Engine {
+    pub(crate) fn fresh_id(&mut self) -> SaId {
+        self.last_id += 1;
+        SaId(self.last_id)
+    }
+
+    pub(crate) fn fresh_spi(&self, rng: &mut dyn CryptoRng) -> u64 {
+        loop {
+            let spi = rng.next_u64();
+            if spi != 0 && !self.by_spi.contains_key(&spi) {
+                return spi;
+            }
+        }
+    }
+
+    /// [`crate::private::Lineage::instance`] of this node.
+    pub(crate) fn instance(&mut self, rng: &mut dyn CryptoRng) -> u64 {
+        *self.instance.get_or_insert_with(|| rng.next_u64())
+    }
+
+    pub(crate) fn insert(&mut self, sa: Sa) {
+        self.by_spi.insert(sa.local_spi, sa.id);
+        self.by_remote.insert((sa.remote, sa.id));
+        if let Some(origin) = sa.origin {
+            self.by_origin.insert((origin, sa.peer_spi), sa.id);
+        }
+        self.put(sa);
+    }
+
+    /// Takes an SA out to work on it; [`Self::put`] or [`Self::forget`] it afterwards.
+    pub(crate) fn take(&mut self, id: SaId) -> Option<Sa> {
+        self.sas.remove(&id)
+    }
+
+    /// Puts an SA back and arms its timer.
+    pub(crate) fn put(&mut self, mut sa: Sa) {
+        let deadline = sa.deadline(self.config.dead_peer_interval);
+        if sa.armed != Some(deadline) {
+            if let Some(armed) = sa.armed.replace(deadline) {
+                self.timers.remove(&(armed, sa.id));
+            }
+            self.timers.insert((deadline, sa.id));
+        }
+        self.sas.insert(sa.id, sa);
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "nothing may hold it afterwards")]
+    pub(crate) fn forget(&mut self, sa: Sa) {
+        if let Some(armed) = sa.armed {
+            self.timers.remove(&(armed, sa.id));
+        }
+        self.by_spi.remove(&sa.local_spi);
+        self.by_remote.remove(&(sa.remote, sa.id));
+        if let Some(origin) = sa.origin {
+            self.by_origin.remove(&(origin, sa.peer_spi));
+            if sa.is_half_open() {
+                self.half_open.leave(origin.ip());
+            }
+        }
+    }
+
+    pub(crate) fn set_remote(&mut self, sa: &mut Sa, remote: SocketAddr) {
+        self.by_remote.remove(&(sa.remote, sa.id));
+        self.by_remote.insert((remote, sa.id));
+        sa.remote = remote;
+    }
+
+    pub(crate) fn with_origin(&self, origin: SocketAddr, spi: u64) -> Option<&Sa> {
+        self.by_origin.get(&(origin, spi)).and_then(|id| self.sas.get(id))
+    }
+
+    pub(crate) fn with_remote(&self, remote: SocketAddr) -> impl Iterator<Item = &Sa> {
+        let all = (remote, SaId(0))..=(remote, SaId(u64::MAX));
+        self.by_remote.range(all).filter_map(|(_, id)| self.sas.get(id))
+    }
+
+    pub(crate) fn with_identity(&self, identity: &Identity) -> impl Iterator<Item = &Sa> {
+        let all = (identity.clone(), SaId(0))..=(identity.clone(), SaId(u64::MAX));
+        self.established.range(all).filter_map(|(_, id)| self.sas.get(id))
+    }
+
+    pub(crate) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit { to, datagram });
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    pub(crate) fn count(&mut self, reason: DropReason) {
+        self.drops.count(reason);
+    }
+
+    /// Tells the layer above that `sa` does not come up.
+    pub(crate) fn fail(&mut self, sa: &Sa, identity: Option<Identity>, reason: Refusal) {
+        let (sa, remote, initiator) = (sa.id, sa.remote, sa.initiator);
+        self.event(Event::Failed { sa, remote, initiator, identity, reason });
+    }
+
+    /// Sends a request and starts its retransmissions.
+    pub(crate) fn send_request(
+        &mut self,
+        now: Instant,
+        sa: &mut Sa,
+        request: Request,
+        payloads: &[Payload],
+        rng: &mut dyn CryptoRng,
+    ) {
+        let exchange = match request {
+            Request::Init => Exchange::IKE_SA_INIT,
+            Request::Auth => Exchange::IKE_AUTH,
+            _ => Exchange::INFORMATIONAL,
+        };
+        let message_id = sa.next_request;
+        let header = sa.header(exchange, false, message_id);
+        let datagram = match &mut sa.channel {
+            Some(channel) => channel.seal(header, payloads),
+            None => wire::encode_plain(header, payloads),
+        };
+        sa.next_request += 1;
+        sa.counters.requests_sent += 1;
+        self.transmit(sa.remote, datagram.clone());
+        sa.outstanding =
+            Some(Outstanding::new(request, exchange, message_id, datagram, now, rng));
+    }
+
+    /// Sends the next waiting request, unless one is under way.
+    pub(crate) fn send_queued(&mut self, now: Instant, sa: &mut Sa, rng: &mut dyn CryptoRng) {
+        if sa.outstanding.is_none()
+            && let Some(request) = sa.queue.pop_front()
+        {
+            let payloads = request.informational();
+            self.send_request(now, sa, request, &payloads, rng);
+        }
+    }
+
+    /// Answers the request that [`Sa::expected_request`] has just moved past.
+    pub(crate) fn respond(&mut self, sa: &mut Sa, exchange: Exchange, payloads: &[Payload]) {
+        let header = sa.header(exchange, true, sa.expected_request - 1);
+        let Some(channel) = &mut sa.channel else { return };
+        sa.last_response = channel.seal(header, payloads);
+        self.transmit(sa.remote, sa.last_response.clone());
+    }
+
+    /// Answers without an SA, and never with more bytes than came: the source may be forged.
+    pub(crate) fn respond_unprotected(
+        &mut self,
+        to: SocketAddr,
+        request: &Header,
+        request_len: usize,
+        payloads: &[Payload],
+    ) {
+        let header = Header {
+            version: Header::VERSION,
+            from_initiator: false,
+            response: true,
+            ..*request
+        };
+        for count in (1..=payloads.len()).rev() {
+            let datagram = wire::encode_plain(header, &payloads[..count]);
+            if datagram.len() <= request_len {
+                self.transmit(to, datagram);
+                return;
+            }
+        }
+    }
+
+    /// RFC 7296 §2.5: to a higher version we say which one we speak.
+    fn refuse_version(&mut self, from: SocketAddr, header: &Header, datagram: &[u8]) {
+        if header.major_version() > Header::VERSION >> 4 && !header.response {
+            let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION, []);
+            self.respond_unprotected(from, header, datagram.len(), &[Payload::Notify(notify)]);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What happens on an SA that is up: INFORMATIONAL exchanges (RFC 7296 §1.4), and the wishes of
+//! the layer above.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use rand_core::CryptoRng;
+
+use crate::engine::{Context, Fate};
+use crate::private::peer_refusal;
+use crate::responder::syntax_notify;
+use crate::sa::{Request, Sa, State};
+use crate::wire::{self, Exchange, Notify, NotifyType, PROTOCOL_IKE, Payload};
+use crate::{Engine, Event, Refusal, SaId};
+
+impl Engine {
+    /// Deletes an SA: tells the peer, forgets it. The event that every SA ends with comes at
+    /// once; the peer is told until it confirms or is taken for dead.
+    pub fn close(&mut self, now: Instant, sa: SaId, rng: &mut dyn CryptoRng) {
+        let Some(mut sa) = self.take(sa) else { return };
+        match sa.state {
+            State::Established(_) => {
+                self.depart(&mut sa, "closed by us".into());
+                self.begin_closing(now, &mut sa, Request::Delete, rng);
+                self.put(sa);
+            }
+            State::InitSent(_) | State::AuthSent(..) => {
+                self.fail(&sa, None, Refusal("closed by us".into()));
+                self.forget(sa);
+            }
+            State::HalfOpen(_) => self.forget(sa),
+            State::Refused | State::Closing => self.put(sa),
+        }
+    }
+
+    /// Own address changed: every established SA tells its peer (RFC 4555 §3.5), and whatever
+    /// waits for a response is sent again from the new address.
+    pub fn update_addresses(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
+        let ids: Vec<SaId> = self.sas.keys().copied().collect();
+        for id in ids {
+            let Some(mut sa) = self.take(id) else { continue };
+            if let Some(outstanding) = &mut sa.outstanding {
+                outstanding.restart(now);
+                outstanding.transmitted(now, rng);
+                let datagram = outstanding.datagram.clone();
+                sa.counters.retransmissions += 1;
+                self.transmit(sa.remote, datagram);
+            }
+            if sa.is_established() && !sa.queue.contains(&Request::Update) {
+                sa.queue.push_back(Request::Update);
+            }
+            self.send_queued(now, &mut sa, rng);
+            self.put(sa);
+        }
+    }
+
+    /// The data plane proves the peer alive (authenticated traffic): postpones the probe.
+    pub fn peer_alive(&mut self, now: Instant, sa: SaId) {
+        if let Some(sa) = self.sas.get_mut(&sa) {
+            sa.last_heard = sa.last_heard.max(now);
+        }
+    }
+
+    /// Leaves an SA that the layer above no longer knows to `last`, which tells the peer.
+    pub(crate) fn begin_closing(
+        &mut self,
+        now: Instant,
+        sa: &mut Sa,
+        last: Request,
+        rng: &mut dyn CryptoRng,
+    ) {
+        sa.state = State::Closing;
+        sa.queue.clear();
+        sa.queue.push_back(last);
+        self.send_queued(now, sa, rng);
+    }
+
+    /// A new, authenticated request from another address than before: the peer moved (RFC 4555
+    /// §3.5), or its NAT did (RFC 7296 §2.23). Repetitions prove nothing and do not come here.
+    pub(crate) fn notice_move(&mut self, sa: &mut Sa, from: SocketAddr) {
+        if from == sa.remote {
+            return;
+        }
+        self.set_remote(sa, from);
+        if sa.is_established() {
+            self.event(Event::Moved { sa: sa.id, remote: from });
+        }
+    }
+
+    /// A new request on an SA that is up, or being closed.
+    pub(crate) fn handle_established_request(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        exchange: Exchange,
+        payloads: Result<Vec<Payload>, wire::Error>,
+    ) -> Fate {
+        let payloads = match payloads {
+            Ok(payloads) => payloads,
+            Err(error) => return self.refuse_syntax(context, sa, exchange, error),
+        };
+        if exchange == Exchange::CREATE_CHILD_SA {
+            // RFC 7296 §1.3: an SA that has its one tunnel and takes no more.
+            let notify = Notify::new(NotifyType::NO_ADDITIONAL_SAS, []);
+            self.respond(sa, exchange, &[Payload::Notify(notify)]);
+            return Fate::Keep;
+        }
+        self.respond(sa, exchange, &[]);
+        let refused = peer_refusal(&payloads)
+            .filter(|(kind, _)| *kind == NotifyType::AUTHENTICATION_FAILED)
+            .map(|(_, words)| format!("peer refused us: {words}"));
+        let deleted = payloads
+            .iter()
+            .any(|payload| matches!(payload, Payload::Delete(d) if d.protocol == PROTOCOL_IKE))
+            .then(|| "deleted by the peer".to_owned());
+        let Some(reason) = refused.or(deleted) else { return Fate::Keep };
+        if sa.is_established() {
+            self.depart(sa, reason);
+        }
+        Fate::Forget
+    }
+
+    /// RFC 7296 §2.5 for an unknown critical payload; §2.21.3 for anything else that cannot be
+    /// decoded, which ends the SA because the two sides do not understand each other.
+    fn refuse_syntax(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        exchange: Exchange,
+        error: wire::Error,
+    ) -> Fate {
+        let (kind, data) = syntax_notify(error);
+        self.respond(sa, exchange, &[Payload::Notify(Notify::new(kind, data))]);
+        if kind == NotifyType::INVALID_SYNTAX && sa.is_established() {
+            self.depart(sa, format!("peer sent what we cannot read: {error}"));
+            self.begin_closing(context.now, sa, Request::Delete, context.rng);
+        }
+        Fate::Keep
+    }
+}

@@ -1,0 +1,275 @@
+//! The side that begins: IKE_SA_INIT and IKE_AUTH (RFC 7296 §1.2).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use rand_core::CryptoRng;
+
+use crate::auth::Denial;
+use crate::crypto::keys::{Contributions, Keys};
+use crate::crypto::signature;
+use crate::crypto::suite::{InvalidPublicValue, describe};
+use crate::engine::{Context, Fate};
+use crate::limits::DropReason;
+use crate::private::{self, Lineage, Offer, VENDOR_ID, WireGuardPair, peer_refusal};
+use crate::responder::{InitPayloads, NONCE_LEN, syntax};
+use crate::sa::{Handshake, InitSent, Request, Sa, SaCounters, State};
+use crate::wire::{self, Header, Notify, NotifyType, Payload};
+use crate::{Credentials, Engine, Refusal, SaId};
+
+impl Engine {
+    /// Starts an IKE SA with `remote`. The credentials are asked for when the peer has answered,
+    /// in [`Self::handle_datagram`].
+    pub fn initiate(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        _credentials: &dyn Credentials,
+        rng: &mut dyn CryptoRng,
+    ) -> SaId {
+        let group = self.algorithms.groups[0];
+        let mut nonce = vec![0; NONCE_LEN];
+        rng.fill_bytes(&mut nonce);
+        let init = InitSent {
+            group,
+            private: group.generate(rng),
+            tried: vec![group.id],
+            nonce,
+            stamp: self.next_stamp(),
+        };
+        let mut sa = Sa {
+            id: self.fresh_id(),
+            initiator: true,
+            local_spi: self.fresh_spi(rng),
+            peer_spi: 0,
+            remote,
+            origin: None,
+            begun: now,
+            last_heard: now,
+            state: State::Closing,
+            identity: None,
+            suite: None,
+            channel: None,
+            next_request: 0,
+            outstanding: None,
+            queue: VecDeque::new(),
+            expected_request: 0,
+            last_response: Vec::new(),
+            armed: None,
+            counters: SaCounters::default(),
+        };
+        let id = sa.id;
+        match self.send_init(now, &mut sa, init, rng) {
+            Ok(()) => self.insert(sa),
+            Err(error) => self.fail(&sa, None, Refusal(error.to_string())),
+        }
+        id
+    }
+
+    fn send_init(
+        &mut self,
+        now: Instant,
+        sa: &mut Sa,
+        init: InitSent,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(), InvalidPublicValue> {
+        let payloads = [
+            Payload::SecurityAssociation(vec![self.algorithms.proposal()]),
+            Payload::KeyExchange {
+                group: init.group.id,
+                data: init.group.public(&init.private)?,
+            },
+            Payload::Nonce(init.nonce.clone()),
+            Payload::Notify(Notify::new(
+                NotifyType::SIGNATURE_HASH_ALGORITHMS,
+                signature::hash_algorithms(),
+            )),
+            Payload::VendorId(VENDOR_ID.to_vec()),
+        ];
+        sa.next_request = 0;
+        sa.state = State::InitSent(Box::new(init));
+        self.send_request(now, sa, Request::Init, &payloads, rng);
+        Ok(())
+    }
+
+    /// Response to IKE_SA_INIT. It is not authenticated, but nobody who has not read the request
+    /// knows its SPI.
+    pub(crate) fn handle_init_response(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        header: &Header,
+        datagram: &[u8],
+    ) -> Result<Fate, DropReason> {
+        if header.message_id != 0 {
+            return Err(DropReason::Unexpected);
+        }
+        let payloads = wire::decode_plain(header, datagram).map_err(|_| DropReason::Malformed)?;
+        if let Some(group) = private::notify(&payloads, NotifyType::INVALID_KE_PAYLOAD) {
+            return self.change_group(context, sa, group);
+        }
+        if let Some((kind, words)) = peer_refusal(&payloads) {
+            let ours = describe(&[self.algorithms.proposal()]);
+            let words = match (kind, private::notify(&payloads, NotifyType::REASON)) {
+                (NotifyType::NO_PROPOSAL_CHOSEN, None) => {
+                    format!("{words}; it accepts none of what we propose: {ours}")
+                }
+                _ => words,
+            };
+            self.fail(sa, None, Refusal(format!("peer refused us: {words}")));
+            return Ok(Fate::Forget);
+        }
+        let init = InitPayloads::find(payloads).ok_or(DropReason::Malformed)?;
+        if header.responder_spi == 0 {
+            return Err(DropReason::Malformed);
+        }
+        let State::InitSent(sent) = std::mem::replace(&mut sa.state, State::Closing) else {
+            return Err(DropReason::Unexpected);
+        };
+        sa.peer_spi = header.responder_spi;
+        if let Err(reason) = self.send_auth(context, sa, *sent, init, datagram) {
+            self.fail(sa, None, reason);
+            return Ok(Fate::Forget);
+        }
+        Ok(Fate::Keep)
+    }
+
+    /// RFC 7296 §1.2: begins again with the group that the responder wants, under the same SPI
+    /// and nonce; each group once.
+    fn change_group(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        wanted: &[u8],
+    ) -> Result<Fate, DropReason> {
+        let wanted = wanted.try_into().map(u16::from_be_bytes);
+        let wanted = wanted.map_err(|_| DropReason::Malformed)?;
+        let State::InitSent(init) = &mut sa.state else { return Err(DropReason::Unexpected) };
+        if init.tried.contains(&wanted) {
+            return Err(DropReason::Replayed);
+        }
+        let Some(group) = self.algorithms.group(wanted) else {
+            let words = format!("peer wants key exchange method {wanted}, which we do not propose");
+            self.fail(sa, None, Refusal(words));
+            return Ok(Fate::Forget);
+        };
+        let mut tried = std::mem::take(&mut init.tried);
+        tried.push(wanted);
+        let init = InitSent {
+            group,
+            private: group.generate(context.rng),
+            tried,
+            nonce: std::mem::take(&mut init.nonce),
+            stamp: init.stamp,
+        };
+        self.send_init(context.now, sa, init, context.rng).map_err(|_| DropReason::KeyExchange)?;
+        Ok(Fate::Keep)
+    }
+
+    fn send_auth(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        sent: InitSent,
+        init: InitPayloads,
+        init_response: &[u8],
+    ) -> Result<(), Refusal> {
+        let refuse = |words: &str| Refusal(words.to_owned());
+        if !init.ours || !init.childless {
+            return Err(refuse(
+                "peer speaks IKEv2, but not WireGuard by IKEv2: it is no nhrpd, or one that uses ESP",
+            ));
+        }
+        let suite = self.algorithms.accept(&init.proposals, sent.group.id).ok_or_else(|| {
+            Refusal(format!(
+                "peer chose what we did not propose: {}",
+                private::printable(describe(&init.proposals).as_bytes())
+            ))
+        })?;
+        let shared_secret = match sent.group.agree(&sent.private, &init.public) {
+            Ok(secret) if init.group == sent.group.id => secret,
+            _ => return Err(refuse("peer's key exchange value is not valid")),
+        };
+        let outstanding =
+            sa.outstanding.take().ok_or_else(|| refuse("no IKE_SA_INIT was sent"))?;
+        let keys = Keys::derive(
+            &suite,
+            &Contributions {
+                shared_secret: &shared_secret,
+                initiator_nonce: &sent.nonce,
+                responder_nonce: &init.nonce,
+                initiator_spi: sa.local_spi,
+                responder_spi: sa.peer_spi,
+            },
+            true,
+        );
+        sa.suite = Some(suite);
+        sa.channel = Some(Box::new(keys.channel));
+        let handshake = Handshake {
+            suite,
+            sk_d: keys.sk_d,
+            sk_pi: keys.sk_pi,
+            sk_pr: keys.sk_pr,
+            initiator_nonce: sent.nonce,
+            responder_nonce: init.nonce,
+            init_request: outstanding.datagram,
+            init_response: init_response.to_vec(),
+            peer_hashes: init.hashes,
+            stamp: sent.stamp,
+        };
+        let pair = WireGuardPair::generate(context.rng).map_err(|e| Refusal(e.to_string()))?;
+        let mut payloads = handshake.own_proof(true, context.credentials)?;
+        if !self.with_remote(sa.remote).any(Sa::is_established) {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, [])));
+        }
+        let lineage =
+            Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
+        let offer = Offer { public_key: pair.public, lineage: Some(lineage) };
+        payloads.extend(offer.payloads());
+        self.send_request(context.now, sa, Request::Auth, &payloads, context.rng);
+        sa.state = State::AuthSent(Box::new(handshake), Box::new(pair));
+        Ok(())
+    }
+
+    /// Response to IKE_AUTH, decrypted.
+    pub(crate) fn handle_auth_response(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        payloads: Result<Vec<Payload>, wire::Error>,
+    ) -> Fate {
+        let State::AuthSent(handshake, pair) = std::mem::replace(&mut sa.state, State::Closing)
+        else {
+            return Fate::Forget;
+        };
+        if let Some((_, words)) = payloads.as_deref().ok().and_then(peer_refusal) {
+            self.fail(sa, None, Refusal(format!("peer refused us: {words}")));
+            return Fate::Forget;
+        }
+        let newcomer = payloads.map_err(syntax).and_then(|payloads| {
+            let peer = handshake.check_proof(false, &payloads, context.credentials)?;
+            self.admit(context, &handshake, peer, &payloads, Some(*pair))
+        });
+        match newcomer {
+            Ok((_, newcomer)) => self.establish(context, sa, newcomer),
+            Err(denial) => self.refuse_responder(context, sa, denial),
+        }
+        Fate::Keep
+    }
+
+    /// RFC 7296 §2.21.2: for the responder the SA is up, and it has to learn that it is not.
+    fn refuse_responder(&mut self, context: &mut Context<'_>, sa: &mut Sa, denial: Denial) {
+        let Denial { notify, identity, reason, .. } = denial;
+        let request = match notify {
+            NotifyType::TEMPORARY_FAILURE => Request::Delete,
+            _ => Request::Refuse(reason.0.clone()),
+        };
+        let reason = match notify {
+            NotifyType::TEMPORARY_FAILURE => reason,
+            _ => Refusal(format!("we refused the peer: {reason}")),
+        };
+        self.fail(sa, identity, reason);
+        self.begin_closing(context.now, sa, request, context.rng);
+    }
+}

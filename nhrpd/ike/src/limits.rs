@@ -1,0 +1,189 @@
+//! What strangers can make us keep, and the count of what we threw away.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How long a responder waits for IKE_AUTH, and repeats a refusal.
+pub const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(20);
+
+/// Longest IKE_SA_INIT that we answer. It is kept until IKE_AUTH, whose signature covers it, so
+/// that this bounds the memory of a half-open SA: this and some 2 KiB.
+pub const MAX_INIT_LEN: usize = 4096;
+
+/// Failures that strangers can cause at will are told to the layer above once in this time.
+const STRANGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a datagram was thrown away, or a half-open SA given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// No IKE message, or one that contradicts itself.
+    Malformed,
+    /// Another major version (RFC 7296 §2.5).
+    Version,
+    /// No SA with these SPIs.
+    UnknownSpi,
+    /// Too many half-open SAs.
+    HalfOpenLimit,
+    /// Too many half-open SAs from this source.
+    HalfOpenPerSource,
+    /// IKE_SA_INIT with nothing that we accept.
+    NoProposal,
+    /// IKE_SA_INIT with the public value of another group than we want, or an invalid one.
+    KeyExchange,
+    /// IKE_SA_INIT of a peer to which we are connecting ourselves, see [`crate::crossing`].
+    Crossing,
+    /// Seen and done: an old message id, or the beginning of an SA that is up.
+    Replayed,
+    /// A message id that is not due (RFC 7296 §2.3).
+    OutOfWindow,
+    /// The integrity check failed.
+    NotAuthentic,
+    /// A message that has no place in the state of its SA.
+    Unexpected,
+    /// A half-open SA whose IKE_AUTH never came.
+    HalfOpenExpired,
+}
+
+impl DropReason {
+    /// All of them, in the order of [`crate::Engine::drops`].
+    pub const ALL: [Self; 13] = [
+        Self::Malformed,
+        Self::Version,
+        Self::UnknownSpi,
+        Self::HalfOpenLimit,
+        Self::HalfOpenPerSource,
+        Self::NoProposal,
+        Self::KeyExchange,
+        Self::Crossing,
+        Self::Replayed,
+        Self::OutOfWindow,
+        Self::NotAuthentic,
+        Self::Unexpected,
+        Self::HalfOpenExpired,
+    ];
+
+    /// Short name for counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Version => "version",
+            Self::UnknownSpi => "unknown-spi",
+            Self::HalfOpenLimit => "half-open-limit",
+            Self::HalfOpenPerSource => "half-open-per-source",
+            Self::NoProposal => "no-proposal",
+            Self::KeyExchange => "key-exchange",
+            Self::Crossing => "crossing",
+            Self::Replayed => "replayed",
+            Self::OutOfWindow => "out-of-window",
+            Self::NotAuthentic => "not-authentic",
+            Self::Unexpected => "unexpected",
+            Self::HalfOpenExpired => "half-open-expired",
+        }
+    }
+}
+
+/// A counter for each reason.
+#[derive(Debug, Default)]
+pub(crate) struct Drops([u64; DropReason::ALL.len()]);
+
+impl Drops {
+    pub(crate) fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    pub(crate) fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+}
+
+/// How many half-open SAs there are, and from where.
+#[derive(Debug, Default)]
+pub(crate) struct HalfOpen {
+    total: usize,
+    per_source: BTreeMap<IpAddr, usize>,
+}
+
+impl HalfOpen {
+    pub(crate) fn admit(
+        &self,
+        source: IpAddr,
+        total: usize,
+        per_source: usize,
+    ) -> Result<(), DropReason> {
+        if self.total >= total {
+            return Err(DropReason::HalfOpenLimit);
+        }
+        if self.per_source.get(&source).is_some_and(|count| *count >= per_source) {
+            return Err(DropReason::HalfOpenPerSource);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn enter(&mut self, source: IpAddr) {
+        self.total += 1;
+        *self.per_source.entry(source).or_default() += 1;
+    }
+
+    pub(crate) fn leave(&mut self, source: IpAddr) {
+        self.total -= 1;
+        if let Some(count) = self.per_source.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_source.remove(&source);
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.total
+    }
+}
+
+/// Lets one event through in [`STRANGER_INTERVAL`].
+#[derive(Debug, Default)]
+pub(crate) struct StrangerEvents {
+    last: Option<Instant>,
+}
+
+impl StrangerEvents {
+    pub(crate) fn admit(&mut self, now: Instant) -> bool {
+        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) >= STRANGER_INTERVAL);
+        if quiet {
+            self.last = Some(now);
+        }
+        quiet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_counter_and_a_name_of_its_own() {
+        let mut drops = Drops::default();
+        let mut names = std::collections::BTreeSet::new();
+        for reason in DropReason::ALL {
+            drops.count(reason);
+            assert_eq!(drops.of(reason), 1);
+            assert!(names.insert(reason.name()));
+        }
+    }
+
+    #[test]
+    fn half_open_sources_are_forgotten_when_they_leave() {
+        let mut half_open = HalfOpen::default();
+        let (a, b) = (IpAddr::from([1; 4]), IpAddr::from([2; 4]));
+        half_open.enter(a);
+        half_open.enter(a);
+        half_open.enter(b);
+        assert_eq!(half_open.admit(a, 4, 2), Err(DropReason::HalfOpenPerSource));
+        assert_eq!(half_open.admit(b, 4, 2), Ok(()));
+        assert_eq!(half_open.admit(b, 3, 2), Err(DropReason::HalfOpenLimit));
+        for source in [a, a, b] {
+            half_open.leave(source);
+        }
+        assert!(half_open.per_source.is_empty() && half_open.total == 0);
+    }
+}

@@ -1,0 +1,354 @@
+//! The side that answers: IKE_SA_INIT and IKE_AUTH (RFC 7296 §1.2).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::auth::{Denial, Peer, any_authority};
+use crate::crossing::{Rank, superseded};
+use crate::crypto::keys::{Contributions, Keys};
+use crate::crypto::signature;
+use crate::crypto::suite::describe;
+use crate::engine::{Context, Fate};
+use crate::limits::{DropReason, MAX_INIT_LEN};
+use crate::private::{self, Lineage, Offer, VENDOR_ID, WireGuardPair};
+use crate::sa::{Established, Handshake, Sa, SaCounters, State};
+use crate::wire::{self, Exchange, Header, Notify, NotifyType, Payload, Proposal};
+use crate::{Engine, Event, Identity, Refusal, SaId, WireGuardKeys};
+
+/// Bytes of our nonces (RFC 7296 §2.10: at least half of the prf's key).
+pub(crate) const NONCE_LEN: usize = 32;
+
+/// The payloads of IKE_SA_INIT that matter, of either side.
+#[derive(Debug, Default)]
+pub(crate) struct InitPayloads {
+    pub(crate) proposals: Vec<Proposal>,
+    pub(crate) group: u16,
+    pub(crate) public: Vec<u8>,
+    pub(crate) nonce: Vec<u8>,
+    pub(crate) hashes: Vec<u8>,
+    pub(crate) childless: bool,
+    /// It sent [`VENDOR_ID`].
+    pub(crate) ours: bool,
+}
+
+impl InitPayloads {
+    /// `None` unless SA, KE and nonce are there.
+    pub(crate) fn find(payloads: Vec<Payload>) -> Option<Self> {
+        let mut found = Self::default();
+        for payload in payloads {
+            match payload {
+                Payload::SecurityAssociation(proposals) => found.proposals = proposals,
+                Payload::KeyExchange { group, data } => (found.group, found.public) = (group, data),
+                Payload::Nonce(nonce) => found.nonce = nonce,
+                Payload::Notify(notify) => match notify.kind {
+                    NotifyType::SIGNATURE_HASH_ALGORITHMS => found.hashes = notify.data,
+                    NotifyType::CHILDLESS_IKEV2_SUPPORTED => found.childless = true,
+                    _ => {}
+                },
+                Payload::VendorId(id) => found.ours |= id == VENDOR_ID,
+                _ => {}
+            }
+        }
+        let complete =
+            !found.proposals.is_empty() && !found.public.is_empty() && !found.nonce.is_empty();
+        complete.then_some(found)
+    }
+}
+
+impl Engine {
+    /// IKE_SA_INIT from anybody: the cheap checks first.
+    pub(crate) fn handle_init(
+        &mut self,
+        context: &mut Context<'_>,
+        from: SocketAddr,
+        header: &Header,
+        datagram: &[u8],
+    ) -> Result<(), DropReason> {
+        let first = header.from_initiator && header.responder_spi == 0 && header.message_id == 0;
+        if !first || datagram.len() > MAX_INIT_LEN {
+            return Err(DropReason::Malformed);
+        }
+        if let Some(sa) = self.with_origin(from, header.initiator_spi) {
+            // RFC 7296 §2.1: a repetition is bitwise the same.
+            let State::HalfOpen(handshake) = &sa.state else { return Err(DropReason::Replayed) };
+            if handshake.init_request != datagram {
+                return Err(DropReason::Replayed);
+            }
+            let response = handshake.init_response.clone();
+            self.transmit(from, response);
+            return Ok(());
+        }
+        let (total, per_source) = (self.config.half_open, self.config.half_open_per_source);
+        self.half_open.admit(from.ip(), total, per_source)?;
+        let init = match wire::decode_plain(header, datagram) {
+            Ok(payloads) => InitPayloads::find(payloads).ok_or(DropReason::Malformed)?,
+            Err(wire::Error::UnsupportedCritical(kind)) => {
+                let notify = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, [kind]);
+                let payloads = [Payload::Notify(notify)];
+                self.respond_unprotected(from, header, datagram.len(), &payloads);
+                return Err(DropReason::Malformed);
+            }
+            Err(_) => return Err(DropReason::Malformed),
+        };
+        if self.prefers_own(from, &init.nonce) {
+            return Err(DropReason::Crossing);
+        }
+        let Some(choice) = self.algorithms.choose(&init.proposals, init.group) else {
+            self.refuse_proposal(context, from, header, datagram, &init);
+            return Err(DropReason::NoProposal);
+        };
+        let group = choice.suite.group;
+        if init.group != group.id {
+            // RFC 7296 §1.2: nothing is kept; the initiator begins again with this group.
+            let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, group.id.to_be_bytes());
+            let payloads = [Payload::Notify(notify)];
+            self.respond_unprotected(from, header, datagram.len(), &payloads);
+            return Err(DropReason::KeyExchange);
+        }
+        let private = group.generate(context.rng);
+        let shared_secret =
+            group.agree(&private, &init.public).map_err(|_| DropReason::KeyExchange)?;
+        let public = group.public(&private).map_err(|_| DropReason::KeyExchange)?;
+        let mut nonce = vec![0; NONCE_LEN];
+        context.rng.fill_bytes(&mut nonce);
+        let local_spi = self.fresh_spi(context.rng);
+        let keys = Keys::derive(
+            &choice.suite,
+            &Contributions {
+                shared_secret: &shared_secret,
+                initiator_nonce: &init.nonce,
+                responder_nonce: &nonce,
+                initiator_spi: header.initiator_spi,
+                responder_spi: local_spi,
+            },
+            false,
+        );
+        let response_header = Header {
+            responder_spi: local_spi,
+            from_initiator: false,
+            response: true,
+            version: Header::VERSION,
+            ..*header
+        };
+        let init_response = wire::encode_plain(
+            response_header,
+            &[
+                Payload::SecurityAssociation(vec![choice.proposal]),
+                Payload::KeyExchange { group: group.id, data: public },
+                Payload::Nonce(nonce.clone()),
+                any_authority(),
+                Payload::Notify(Notify::new(
+                    NotifyType::SIGNATURE_HASH_ALGORITHMS,
+                    signature::hash_algorithms(),
+                )),
+                Payload::Notify(Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED, [])),
+                Payload::VendorId(VENDOR_ID.to_vec()),
+            ],
+        );
+        self.transmit(from, init_response.clone());
+        self.half_open.enter(from.ip());
+        let sa = Sa {
+            id: self.fresh_id(),
+            initiator: false,
+            local_spi,
+            peer_spi: header.initiator_spi,
+            remote: from,
+            origin: Some(from),
+            begun: context.now,
+            last_heard: context.now,
+            state: State::HalfOpen(Box::new(Handshake {
+                suite: choice.suite,
+                sk_d: keys.sk_d,
+                sk_pi: keys.sk_pi,
+                sk_pr: keys.sk_pr,
+                initiator_nonce: init.nonce,
+                responder_nonce: nonce,
+                init_request: datagram.to_vec(),
+                init_response,
+                peer_hashes: init.hashes,
+                stamp: 0,
+            })),
+            identity: None,
+            suite: Some(choice.suite),
+            channel: Some(Box::new(keys.channel)),
+            next_request: 0,
+            outstanding: None,
+            queue: VecDeque::new(),
+            expected_request: 1,
+            last_response: Vec::new(),
+            armed: None,
+            counters: SaCounters::default(),
+        };
+        self.insert(sa);
+        Ok(())
+    }
+
+    fn refuse_proposal(
+        &mut self,
+        context: &Context<'_>,
+        from: SocketAddr,
+        header: &Header,
+        datagram: &[u8],
+        init: &InitPayloads,
+    ) {
+        let (theirs, ours) = (describe(&init.proposals), describe(&[self.algorithms.proposal()]));
+        let theirs = private::printable(theirs.as_bytes());
+        let words = format!("no common proposal: initiator has {theirs}; responder has {ours}");
+        let mut payloads = private::refusal(NotifyType::NO_PROPOSAL_CHOSEN, &[], &words);
+        if !init.ours {
+            payloads.truncate(1);
+        }
+        self.respond_unprotected(from, header, datagram.len(), &payloads);
+        if self.strangers.admit(context.now) {
+            let (sa, remote) = (self.fresh_id(), from);
+            let reason = Refusal(words);
+            self.event(Event::Failed { sa, remote, initiator: false, identity: None, reason });
+        }
+    }
+
+    /// IKE_AUTH, decrypted: the first word of somebody who can be identified.
+    pub(crate) fn handle_auth(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        payloads: Result<Vec<Payload>, wire::Error>,
+    ) -> Fate {
+        let State::HalfOpen(handshake) = std::mem::replace(&mut sa.state, State::Refused) else {
+            return Fate::Forget;
+        };
+        match self.accept(context, &handshake, payloads) {
+            Ok(accepted) => {
+                if let Some(origin) = sa.origin {
+                    self.half_open.leave(origin.ip());
+                }
+                self.respond(sa, Exchange::IKE_AUTH, &accepted.response);
+                self.establish(context, sa, accepted.established);
+            }
+            Err(denial) => {
+                sa.identity.clone_from(&denial.identity);
+                let told = if denial.own_fault { "trouble of its own" } else { &denial.reason.0 };
+                let response = private::refusal(denial.notify, &denial.data, told);
+                self.respond(sa, Exchange::IKE_AUTH, &response);
+                let reason = Refusal(format!("we refused the peer: {}", denial.reason));
+                self.fail(sa, denial.identity, reason);
+            }
+        }
+        Fate::Keep
+    }
+
+    fn accept(
+        &mut self,
+        context: &mut Context<'_>,
+        handshake: &Handshake,
+        payloads: Result<Vec<Payload>, wire::Error>,
+    ) -> Result<Accepted, Denial> {
+        let payloads = payloads.map_err(syntax)?;
+        let peer = handshake.check_proof(true, &payloads, context.credentials)?;
+        let (own_offer, newcomer) =
+            self.admit(context, handshake, peer, &payloads, None)?;
+        let mut response =
+            handshake.own_proof(false, context.credentials).map_err(|reason| Denial {
+                own_fault: true,
+                ..Denial::new(
+                    NotifyType::AUTHENTICATION_FAILED,
+                    Some(newcomer.peer.identity.clone()),
+                    reason,
+                )
+            })?;
+        if newcomer.replaced.is_empty() {
+            response.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, [])));
+        }
+        response.extend(own_offer.payloads());
+        Ok(Accepted { response, established: newcomer })
+    }
+
+    /// What both roles check of a peer that has proven its identity, and the keys with it. `pair`
+    /// is our WireGuard key where the peer has it already.
+    pub(crate) fn admit(
+        &mut self,
+        context: &mut Context<'_>,
+        handshake: &Handshake,
+        peer: Peer,
+        payloads: &[Payload],
+        pair: Option<WireGuardPair>,
+    ) -> Result<(Offer, Newcomer), Denial> {
+        let initiator = pair.is_some();
+        let identity = Some(peer.identity.clone());
+        let deny = |kind, reason| Denial::new(kind, identity.clone(), reason);
+        let refuse = |reason| deny(NotifyType::NO_PROPOSAL_CHOSEN, reason);
+        let offer = Offer::find(payloads).map_err(refuse)?;
+        let instance = offer.lineage.map(|lineage| lineage.instance);
+        let own = Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
+        let rank = handshake.rank(if initiator { Some(own) } else { offer.lineage });
+        let replaced = self.settle(&peer.identity, &rank, instance).map_err(|survivor| {
+            deny(NotifyType::TEMPORARY_FAILURE, superseded(survivor))
+        })?;
+        if self.established.len() >= self.config.established + replaced.len() {
+            let words = format!("table of {} SAs is full", self.config.established);
+            return Err(deny(NotifyType::TEMPORARY_FAILURE, Refusal(words)));
+        }
+        let pair = match pair {
+            Some(pair) => pair,
+            None => WireGuardPair::generate(context.rng)
+                .map_err(|error| refuse(Refusal(error.to_string())))?,
+        };
+        let own_offer = Offer { public_key: pair.public, lineage: Some(own) };
+        let preshared_key = private::preshared_key(
+            handshake.suite.prf,
+            &handshake.sk_d,
+            &handshake.initiator_nonce,
+            &handshake.responder_nonce,
+        );
+        let keys = pair.keys(offer.public_key, &preshared_key).map_err(refuse)?;
+        let initial_contact = private::notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
+        Ok((own_offer, Newcomer { peer, rank, instance, replaced, keys, initial_contact }))
+    }
+
+    /// Both sides are authenticated.
+    pub(crate) fn establish(&mut self, context: &mut Context<'_>, sa: &mut Sa, new: Newcomer) {
+        let Newcomer { peer, rank, instance, replaced, keys, initial_contact } = new;
+        sa.state = State::Established(Established { rank, instance });
+        sa.identity = Some(peer.identity.clone());
+        self.established.insert((peer.identity.clone(), sa.id));
+        self.event(Event::Established {
+            sa: sa.id,
+            remote: sa.remote,
+            initiator: sa.initiator,
+            identity: peer.identity,
+            certificates: peer.certificates,
+            keys,
+            initial_contact,
+        });
+        self.supersede(context.now, sa, replaced, context.rng);
+    }
+}
+
+/// An authenticated peer whose SA may live.
+pub(crate) struct Newcomer {
+    pub(crate) peer: Peer,
+    rank: Rank,
+    instance: Option<u64>,
+    replaced: Vec<SaId>,
+    keys: WireGuardKeys,
+    initial_contact: bool,
+}
+
+struct Accepted {
+    response: Vec<Payload>,
+    established: Newcomer,
+}
+
+/// RFC 7296 §2.21: what a message that cannot be decoded is answered with.
+pub(crate) fn syntax(error: wire::Error) -> Denial {
+    let (kind, data) = syntax_notify(error);
+    Denial { data, ..Denial::new(kind, None::<Identity>, Refusal(error.to_string())) }
+}
+
+pub(crate) fn syntax_notify(error: wire::Error) -> (NotifyType, Vec<u8>) {
+    match error {
+        wire::Error::UnsupportedCritical(kind) => {
+            (NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind])
+        }
+        _ => (NotifyType::INVALID_SYNTAX, Vec::new()),
+    }
+}

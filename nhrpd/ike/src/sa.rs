@@ -1,0 +1,248 @@
+//! One IKE SA: its state, and the exchanges that run in it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::agreement;
+use rand_core::CryptoRng;
+
+use crate::crossing::Rank;
+use crate::crypto::channel::Channel;
+use crate::crypto::keys::Secret;
+use crate::crypto::suite::{Group, Suite};
+use crate::limits::HALF_OPEN_LIFETIME;
+use crate::private::{Lineage, WireGuardPair};
+use crate::wire::{Delete, Exchange, Header, Notify, NotifyType, Payload};
+use crate::{Identity, SaId, private};
+
+/// Times a request is sent before its SA is given up: at 0, 0.5, 1.5, 3.5, 7.5 and 11.5 s, and
+/// the end at 15.5 s (RFC 7296 §2.4 leaves the numbers to us).
+pub(crate) const TRANSMISSIONS: u32 = 6;
+const FIRST_INTERVAL: Duration = Duration::from_millis(500);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(4);
+
+/// One IKE SA.
+pub(crate) struct Sa {
+    pub(crate) id: SaId,
+    /// We sent IKE_SA_INIT.
+    pub(crate) initiator: bool,
+    pub(crate) local_spi: u64,
+    /// 0 until the responder has answered.
+    pub(crate) peer_spi: u64,
+    pub(crate) remote: SocketAddr,
+    /// Of a responder: where IKE_SA_INIT came from. It counts there while half-open.
+    pub(crate) origin: Option<SocketAddr>,
+    pub(crate) begun: Instant,
+    pub(crate) last_heard: Instant,
+    pub(crate) state: State,
+    /// Proven once established, before that only said.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) suite: Option<Suite>,
+    /// From IKE_SA_INIT on.
+    pub(crate) channel: Option<Box<Channel>>,
+    pub(crate) next_request: u32,
+    /// The window is one (RFC 7296 §2.3): the next request waits for the response to this.
+    pub(crate) outstanding: Option<Outstanding>,
+    pub(crate) queue: VecDeque<Request>,
+    pub(crate) expected_request: u32,
+    /// Response to the request before [`Self::expected_request`] (RFC 7296 §2.1).
+    pub(crate) last_response: Vec<u8>,
+    /// The deadline that stands in the engine's timers.
+    pub(crate) armed: Option<Instant>,
+    pub(crate) counters: SaCounters,
+}
+
+/// What happened on an SA, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SaCounters {
+    /// Requests that we sent, each counted once.
+    pub requests_sent: u64,
+    /// Requests that we sent again.
+    pub retransmissions: u64,
+    /// Requests of the peer that we answered, each counted once.
+    pub requests_received: u64,
+    /// Requests of the peer that came again.
+    pub repeated: u64,
+}
+
+pub(crate) enum State {
+    /// Initiator: waits for the response to IKE_SA_INIT.
+    InitSent(Box<InitSent>),
+    /// Initiator: waits for the response to IKE_AUTH.
+    AuthSent(Box<Handshake>, Box<WireGuardPair>),
+    /// Responder: waits for IKE_AUTH.
+    HalfOpen(Box<Handshake>),
+    /// Responder: IKE_AUTH was answered with an error, which is repeated when asked again.
+    Refused,
+    /// Up.
+    Established(Established),
+    /// Gone for the layer above; waits for the peer to confirm that it knows.
+    Closing,
+}
+
+/// An initiator's first message.
+pub(crate) struct InitSent {
+    pub(crate) group: &'static Group,
+    pub(crate) private: agreement::PrivateKey,
+    /// Groups that the responder has sent us to.
+    pub(crate) tried: Vec<u16>,
+    pub(crate) nonce: Vec<u8>,
+    pub(crate) stamp: u64,
+}
+
+/// What IKE_SA_INIT left behind for IKE_AUTH.
+pub(crate) struct Handshake {
+    pub(crate) suite: Suite,
+    pub(crate) sk_d: Secret,
+    pub(crate) sk_pi: Secret,
+    pub(crate) sk_pr: Secret,
+    pub(crate) initiator_nonce: Vec<u8>,
+    pub(crate) responder_nonce: Vec<u8>,
+    /// The messages as they were on the wire: AUTH covers them.
+    pub(crate) init_request: Vec<u8>,
+    pub(crate) init_response: Vec<u8>,
+    /// Data of the peer's SIGNATURE_HASH_ALGORITHMS.
+    pub(crate) peer_hashes: Vec<u8>,
+    /// Of an initiator: [`Lineage::stamp`].
+    pub(crate) stamp: u64,
+}
+
+/// What settles which of two SAs lives.
+pub(crate) struct Established {
+    pub(crate) rank: Rank,
+    /// The peer's [`Lineage::instance`].
+    pub(crate) instance: Option<u64>,
+}
+
+/// A request without its response.
+pub(crate) struct Outstanding {
+    pub(crate) request: Request,
+    pub(crate) exchange: Exchange,
+    pub(crate) message_id: u32,
+    pub(crate) datagram: Vec<u8>,
+    pub(crate) transmissions: u32,
+    pub(crate) first_sent: Instant,
+    pub(crate) due: Instant,
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    Init,
+    Auth,
+    /// Is the peer alive (RFC 7296 §2.4)?
+    Probe,
+    /// We are reached elsewhere (RFC 4555 §3.5).
+    Update,
+    /// RFC 7296 §1.4.1.
+    Delete,
+    /// RFC 7296 §2.21.2: an initiator does not accept the responder.
+    Refuse(String),
+}
+
+impl Request {
+    /// Payloads of those that are INFORMATIONAL.
+    pub(crate) fn informational(&self) -> Vec<Payload> {
+        match self {
+            Self::Init | Self::Auth | Self::Probe => Vec::new(),
+            Self::Update => {
+                vec![Payload::Notify(Notify::new(NotifyType::UPDATE_SA_ADDRESSES, []))]
+            }
+            Self::Delete => vec![Payload::Delete(Delete::ike_sa())],
+            Self::Refuse(reason) => private::refusal(NotifyType::AUTHENTICATION_FAILED, &[], reason),
+        }
+    }
+}
+
+impl Outstanding {
+    pub(crate) fn new(
+        request: Request,
+        exchange: Exchange,
+        message_id: u32,
+        datagram: Vec<u8>,
+        now: Instant,
+        rng: &mut dyn CryptoRng,
+    ) -> Self {
+        let mut outstanding = Self {
+            request,
+            exchange,
+            message_id,
+            datagram,
+            transmissions: 0,
+            first_sent: now,
+            due: now,
+        };
+        outstanding.transmitted(now, rng);
+        outstanding
+    }
+
+    /// Sets when it is due again: exponentially later, and up to an eighth later than that, so
+    /// that nodes which lost the same peer do not all come back at once.
+    pub(crate) fn transmitted(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
+        let interval = FIRST_INTERVAL.saturating_mul(1 << self.transmissions.min(16));
+        let interval = interval.min(LONGEST_INTERVAL);
+        self.transmissions += 1;
+        self.due = now + interval + interval.mul_f64(f64::from(rng.next_u32() >> 16) / 524_288.0);
+    }
+
+    /// Starts the schedule anew.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        self.transmissions = 0;
+        self.first_sent = now;
+        self.due = now;
+    }
+}
+
+impl Sa {
+    pub(crate) fn header(&self, exchange: Exchange, response: bool, message_id: u32) -> Header {
+        let (initiator_spi, responder_spi) = self.spis();
+        Header {
+            initiator_spi,
+            responder_spi,
+            next_payload: 0,
+            version: Header::VERSION,
+            exchange,
+            from_initiator: self.initiator,
+            response,
+            message_id,
+        }
+    }
+
+    /// The initiator's and the responder's SPI.
+    pub(crate) fn spis(&self) -> (u64, u64) {
+        if self.initiator {
+            (self.local_spi, self.peer_spi)
+        } else {
+            (self.peer_spi, self.local_spi)
+        }
+    }
+
+    /// It counts against the limits of half-open SAs.
+    pub(crate) fn is_half_open(&self) -> bool {
+        matches!(self.state, State::HalfOpen(_) | State::Refused)
+    }
+
+    pub(crate) fn is_established(&self) -> bool {
+        matches!(self.state, State::Established(_))
+    }
+
+    /// When something has to be done about it.
+    pub(crate) fn deadline(&self, dead_peer_interval: Duration) -> Instant {
+        if self.is_half_open() {
+            self.begun + HALF_OPEN_LIFETIME
+        } else if let Some(outstanding) = &self.outstanding {
+            outstanding.due
+        } else {
+            self.last_heard + dead_peer_interval
+        }
+    }
+}
+
+impl Handshake {
+    /// [`Rank`] of the SA, given the initiator's lineage.
+    pub(crate) fn rank(&self, initiator: Option<Lineage>) -> Rank {
+        let stamp = initiator.map_or(0, |lineage| lineage.stamp);
+        Rank { stamp, nonce: self.initiator_nonce.clone() }
+    }
+}
