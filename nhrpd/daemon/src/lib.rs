@@ -39,21 +39,14 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         println!("warning: {doubt}");
     }
     println!("{}: good", path.display());
-    print!("{}", describe(&config));
-    Ok(())
-}
-
-/// What this machine will do with a configuration.
-fn describe(config: &Config) -> String {
     let role = if config.nhrp.accept_registrations { "hub" } else { "spoke" };
-    format!(
-        "  {role} {} on {}, over {} port {}\n  data plane: {}\n",
-        config.tunnel.address,
-        config.tunnel.interface,
-        config.underlay.source,
-        config.underlay.port,
-        dataplane::probe(),
-    )
+    let Config { tunnel, underlay, .. } = &config;
+    println!("{role} {} on {}, over {}", tunnel.address, tunnel.interface, underlay.source);
+    println!("data plane: userspace");
+    for ability in dataplane::probe() {
+        println!("  {ability}");
+    }
+    Ok(())
 }
 
 /// Under systemd the journal gets fields; elsewhere standard error gets lines.

@@ -1,0 +1,214 @@
+//! From the configuration to what the core and the data plane are made of.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail};
+use dataplane::underlay::{self, Underlay};
+use ipnet::IpNet;
+use nhrp::engine::{Limits, Nbma, Server};
+use overlay::{Accept, Credentials, Member, Security, Trust};
+use pki::{Credential, Policy, Verifier};
+
+use crate::config::{self, Advertise, Config, Host, Mtu, Multicast, Source};
+
+/// Error Indications and Traffic Indications per second.
+const ERRORS: u32 = 10;
+const INDICATIONS: u32 = 100;
+/// Established IKE SAs beyond one for each peer: successors, crossings.
+const SPARE_SAS: usize = 64;
+/// How long a session that nothing uses is kept.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Reads certificates and key. `None` with `security: none`.
+pub(crate) fn credentials(config: &Config) -> anyhow::Result<Option<Credentials>> {
+    let config::Security::WireGuard(files) = &config.security else { return Ok(None) };
+    private(&files.private_key)?;
+    let own = Credential::from_pem(&read(&files.certificate)?, &read(&files.private_key)?)
+        .with_context(|| {
+            let (certificate, key) = (files.certificate.display(), files.private_key.display());
+            format!("certificate {certificate} with private key {key}")
+        })?;
+    let anchors = pki::certificates(&read(&files.ca)?)
+        .with_context(|| format!("trust anchors {}", files.ca.display()))?;
+    let crls = match &files.crl {
+        Some(path) => pki::revocation_lists(&read(path)?)
+            .with_context(|| format!("revocation lists {}", path.display()))?,
+        None => Vec::new(),
+    };
+    let policy = Policy {
+        key_usage: files.key_usage.clone(),
+        extended_key_usage: files.extended_key_usage.clone(),
+    };
+    let verifier = Verifier::new(&anchors, &crls, policy)
+        .with_context(|| format!("trust anchors {}", files.ca.display()))?;
+    Ok(Some(Credentials::new(own, verifier)))
+}
+
+/// What is wrong with good files: certificates that the peers will refuse. Not an error at start,
+/// since the clock may be wrong and certificates are renewed; `check` shows it.
+pub(crate) fn doubts(config: &Config, credentials: &Credentials, wall: SystemTime) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if let Err(refusal) = credentials.verify_own(wall) {
+        doubts.push(format!("peers with these rules will refuse our own certificate: {refusal}"));
+    }
+    let own = IpNet::from(config.tunnel.address.addr());
+    let certificate = credentials.certificate();
+    let claims = advertise(config, Some(credentials));
+    for prefix in std::iter::once(&own).chain(&claims) {
+        if !certificate.allows(prefix) {
+            doubts.push(format!(
+                "our certificate ({}) does not allow {prefix}: peers will refuse it unless their \
+                 `accept` names it",
+                certificate.identity.subject
+            ));
+        }
+    }
+    doubts
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A private key that others can read is no secret.
+fn private(path: &Path) -> anyhow::Result<()> {
+    let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if metadata.mode() & 0o077 != 0 {
+        bail!(
+            "private key {} can be read by others (mode {:04o}): chmod 600 {0}",
+            path.display(),
+            metadata.mode() & 0o7777
+        );
+    }
+    Ok(())
+}
+
+/// What the own NBMA address comes from.
+pub(crate) fn source(config: &Config) -> underlay::Source {
+    match &config.underlay.source {
+        Source::Device(name) => underlay::Source::Device(name.clone()),
+        Source::Address(address) => underlay::Source::Address(*address),
+    }
+}
+
+/// What the data plane is told.
+pub(crate) fn plane(config: &Config, underlay: &Underlay) -> dataplane::Config {
+    dataplane::Config {
+        interface: config.tunnel.interface.clone(),
+        addresses: vec![config.tunnel.address],
+        mtu: match config.tunnel.mtu {
+            Mtu::Auto => None,
+            Mtu::Fixed(mtu) => Some(mtu),
+        },
+        underlay_mtu: underlay.mtu,
+        key: config.tunnel.key,
+        port: config.underlay.port,
+        clear: config.security == config::Security::None,
+        source: underlay.address,
+        bind_source: matches!(config.underlay.source, Source::Address(_)),
+        ..dataplane::Config::default()
+    }
+}
+
+/// What the overlay is told.
+pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> overlay::Config {
+    let mut servers: Vec<Server> = config
+        .nhs
+        .iter()
+        .map(|nhs| Server {
+            address: nhs.address,
+            nbma: match nhs.nbma.host {
+                Host::Address(address) => Some(Nbma { address, port: port(config, nhs.nbma.port) }),
+                Host::Name(_) => None,
+            },
+            priority: nhs.priority,
+            cluster: nhs.cluster,
+        })
+        .collect();
+    servers.sort_by_key(|server| server.priority);
+    let (security, default_authorization) = match config.security {
+        config::Security::None => (Security::None, Some(nhrp::engine::Authorization::Any)),
+        config::Security::WireGuard(_) => (Security::WireGuard, None),
+    };
+    overlay::Config {
+        nhrp: nhrp::engine::Config {
+            address: config.tunnel.address,
+            nbma: None,
+            holding_time: config.nhrp.holding_time,
+            authentication: config.nhrp.authentication.clone(),
+            servers,
+            maps: config
+                .map
+                .iter()
+                .map(|map| {
+                    (map.address, Nbma { address: map.nbma, port: port(config, map.port) })
+                })
+                .collect(),
+            advertise: advertise(config, credentials),
+            unique: config.nhrp.unique,
+            accept_registrations: config.nhrp.accept_registrations,
+            redirect: config.nhrp.redirect,
+            shortcut: config.nhrp.shortcut,
+            default_authorization,
+            limits: Limits {
+                cache_entries: config.limits.cache_entries,
+                pending: config.limits.cache_entries,
+                packets_per_peer: config.limits.packets_per_peer,
+                errors: ERRORS,
+                indications: INDICATIONS,
+            },
+        },
+        security,
+        ike: ike::Config {
+            dead_peer_interval: config.limits.dead_peer_interval,
+            half_open: config.limits.half_open,
+            half_open_per_source: config.limits.half_open_per_source,
+            established: config.limits.peers + SPARE_SAS,
+        },
+        port: config.underlay.port,
+        routes: config.routes.clone(),
+        multicast: config
+            .multicast
+            .iter()
+            .map(|member| match *member {
+                Multicast::Nhs => Member::Servers,
+                Multicast::Dynamic => Member::Dynamic,
+                Multicast::Nbma(address) => Member::Nbma(address),
+            })
+            .collect(),
+        trust: match config.nhrp.trust {
+            config::Trust::Certificate => Trust::Certificate,
+            config::Trust::Any => Trust::Any,
+        },
+        accept: config
+            .accept
+            .iter()
+            .map(|accept| Accept {
+                identity: accept.identity.clone(),
+                prefixes: accept.prefixes.iter().copied().collect::<BTreeSet<_>>(),
+            })
+            .collect(),
+        sessions: config.limits.peers,
+        idle_timeout: IDLE,
+    }
+}
+
+/// The port as NHRP writes it: 0 where it is the configured one of all nodes.
+pub(crate) fn port(config: &Config, port: Option<u16>) -> u16 {
+    port.filter(|&port| port != config.underlay.port).unwrap_or(0)
+}
+
+/// The prefixes that this node registers.
+fn advertise(config: &Config, credentials: Option<&Credentials>) -> Vec<IpNet> {
+    match (&config.advertise, credentials) {
+        (Advertise::Prefixes(prefixes), _) => prefixes.clone(),
+        (Advertise::Certificate, Some(credentials)) => {
+            credentials.certificate().prefixes().iter().copied().collect()
+        }
+        (Advertise::Certificate, None) => Vec::new(),
+    }
+}

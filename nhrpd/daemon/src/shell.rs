@@ -1,0 +1,186 @@
+//! The shell around the core: sockets, timers, names and signals, and nothing else.
+
+use std::future::pending;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use control::Server;
+use dataplane::Userspace;
+use dataplane::underlay::{Underlay, Watch};
+use ipnet::IpNet;
+use nhrp::engine::Usage;
+use overlay::desired::Event;
+use overlay::{Notice, Now, Output, Overlay};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant as Deadline, sleep_until, timeout};
+
+use crate::config::Config;
+use crate::show::Show;
+use crate::{assemble, resolve};
+
+/// Events of the data plane that wait for the core.
+const EVENTS: usize = 1024;
+/// Events taken in one go before their outputs are sent.
+const BATCH: usize = 128;
+/// How long a clean stop waits for the answers to its purges.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// One running tunnel.
+pub(crate) struct Shell {
+    pub(crate) config: Config,
+    pub(crate) overlay: Overlay,
+    pub(crate) plane: Userspace,
+}
+
+/// Runs the daemon until it is told to stop.
+pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
+    let credentials = assemble::credentials(&config)?;
+    if let Some(credentials) = &credentials {
+        for doubt in assemble::doubts(&config, credentials, SystemTime::now()) {
+            tracing::warn!("{doubt}");
+        }
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (calls_in, mut calls) = mpsc::channel(1);
+    let control = tokio::spawn(Server::bind(socket)?.run(calls_in));
+    let (names_in, mut names) = mpsc::channel(1);
+    let lookups = resolve::start(&config, &names_in);
+
+    let mut watch = Watch::start(assemble::source(&config))?;
+    let underlay = watch.changed().await;
+    let (events_in, mut events) = mpsc::channel(EVENTS);
+    let plane = Userspace::start(assemble::plane(&config, &underlay), events_in).await?;
+    let told = assemble::overlay(&config, credentials.as_ref());
+    let overlay = Overlay::new(told, credentials, now(), &mut rand::rng());
+    let mut shell = Shell { config, overlay, plane };
+    shell.set_nbma(underlay.address);
+    shell.flush();
+    tracing::info!(
+        interface = %shell.config.tunnel.interface,
+        address = %shell.config.tunnel.address,
+        offloads = %shell.plane.offloads(),
+        "running"
+    );
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    loop {
+        let deadline = shell.overlay.poll_timeout();
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(event) = events.recv() => {
+                shell.event(event);
+                for _ in 1..BATCH {
+                    let Ok(event) = events.try_recv() else { break };
+                    shell.event(event);
+                }
+            }
+            () = at(deadline) => shell.timeout(),
+            underlay = watch.changed() => shell.set_underlay(&underlay).await,
+            Some(found) = names.recv() => shell.resolved(found),
+            Some(call) = calls.recv() => call.answer(&mut Show(&mut shell)),
+        }
+        shell.flush();
+    }
+
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    shell.overlay.shutdown(now(), &mut rand::rng());
+    shell.flush();
+    // The peers may be gone: whoever does not answer in time is not waited for.
+    let _ = timeout(GOODBYE, async {
+        while !shell.overlay.stopped() {
+            let deadline = shell.overlay.poll_timeout();
+            tokio::select! {
+                Some(event) = events.recv() => shell.event(event),
+                () = at(deadline) => shell.timeout(),
+            }
+            shell.flush();
+        }
+    })
+    .await;
+    shell.overlay.close(now(), &mut rand::rng());
+    shell.flush();
+    for lookup in lookups {
+        lookup.abort();
+    }
+    control.abort();
+    shell.plane.stop().await;
+    Ok(())
+}
+
+/// The two clocks.
+pub(crate) fn now() -> Now {
+    Now { instant: Instant::now(), wall: SystemTime::now() }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(Deadline::from_std(deadline)).await,
+        None => pending().await,
+    }
+}
+
+impl Shell {
+    fn event(&mut self, event: Event) {
+        self.overlay.handle_event(now(), event, &mut rand::rng());
+    }
+
+    fn timeout(&mut self) {
+        self.overlay.handle_timeout(now(), &Sent(&self.plane), &mut rand::rng());
+    }
+
+    async fn set_underlay(&mut self, underlay: &Underlay) {
+        self.plane.set_underlay(underlay.address, underlay.mtu).await;
+        self.set_nbma(underlay.address);
+    }
+
+    fn set_nbma(&mut self, nbma: Option<IpAddr>) {
+        match nbma {
+            Some(nbma) => tracing::info!(%nbma, "own NBMA address"),
+            None => tracing::warn!(source = %self.config.underlay.source, "no NBMA address"),
+        }
+        self.overlay.set_nbma(now(), nbma, &mut rand::rng());
+    }
+
+    fn resolved(&mut self, found: resolve::Resolved) {
+        let nbma = found.nbma.map_err(|why| tracing::warn!(server = %found.server, "{why}")).ok();
+        self.overlay.set_server_nbma(now(), found.server, nbma, &mut rand::rng());
+    }
+
+    /// Carries out what the core wants, sessions before the packets that use them.
+    pub(crate) fn flush(&mut self) {
+        if let Some(desired) = self.overlay.poll_desired(now()) {
+            self.plane.apply(desired);
+        }
+        while let Some(output) = self.overlay.poll_output() {
+            match output {
+                Output::Ike { to, datagram } => self.plane.send_ike(to, &datagram),
+                Output::Nhrp { peer, packet } => self.plane.send_nhrp(peer, &packet),
+                Output::Notice(notice) => log(&notice),
+            }
+        }
+    }
+}
+
+/// A state change is INFO; only what somebody must act on is WARN.
+fn log(notice: &Notice) {
+    match notice {
+        Notice::Refused(_) | Notice::ServerDown { .. } => tracing::warn!("{notice}"),
+        Notice::ResolutionFailed { .. } | Notice::ErrorReceived { .. } => tracing::debug!("{notice}"),
+        _ => tracing::info!("{notice}"),
+    }
+}
+
+/// The traffic that shortcuts saw, as the data plane counts it.
+struct Sent<'a>(&'a Userspace);
+
+impl Usage for Sent<'_> {
+    fn packets(&self, prefix: IpNet) -> u64 {
+        self.0.packets(prefix)
+    }
+}
