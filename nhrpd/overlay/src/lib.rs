@@ -89,8 +89,6 @@ pub struct Overlay {
 
 /// Longest pause between two tries of a key exchange.
 const RETRY_CAP: Duration = Duration::from_secs(64);
-/// Two sessions with one node that come up within this time are a crossing, which IKE settles.
-const CROSSING: Duration = Duration::from_secs(10);
 
 impl Overlay {
     /// A fresh overlay. `credentials` may be absent only with [`Security::None`].
@@ -458,8 +456,12 @@ impl Overlay {
                 self.refuse(now.instant, refused);
             }
             ike::Event::Closed { sa, reason } => {
-                if let Some(id) = self.sessions.by_sa(sa) {
+                let Some(id) = self.sessions.by_sa(sa) else { return };
+                // Make before break: a session that has a successor goes when that one is up.
+                if self.sessions.twins(id).is_empty() {
                     self.forget_session(now.instant, id, &reason);
+                } else {
+                    self.sessions.supersede(id);
                 }
             }
             ike::Event::Moved { sa, remote } => {
@@ -508,12 +510,12 @@ impl Overlay {
         let authorization = session.authorization.clone();
         let identity = session.identity.clone();
         self.notice(Notice::PeerUp { endpoint, identity });
+        // IKE leaves one SA for each pair of nodes; what the former one carried moves here.
         for twin in self.sessions.twins(id) {
-            let Some(older) = self.sessions.get(twin) else { continue };
-            if now.instant.duration_since(older.since) < CROSSING || twin > id {
+            let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint))
+            else {
                 continue;
-            }
-            let former = self.sessions.nbma(older.endpoint);
+            };
             if former != nbma {
                 self.nhrp.peer_moved(now.instant, former, nbma);
             }
@@ -548,8 +550,15 @@ impl Overlay {
 
     /// Forgets a session that is gone.
     fn forget_session(&mut self, now: Instant, id: PeerId, reason: &str) {
+        let twins = self.sessions.twins(id);
         let Some(session) = self.sessions.remove(id) else { return };
         self.transports.remove(&id);
+        // A session without an SA waited for this one to succeed it.
+        for twin in twins {
+            if self.sessions.get(twin).is_some_and(|twin| twin.sa.is_none()) {
+                self.forget_session(now, twin, reason);
+            }
+        }
         self.dirty = true;
         let nbma = self.sessions.nbma(session.endpoint);
         if session.up {

@@ -13,7 +13,7 @@ use crate::desired::PeerId;
 /// One keyed path to a peer.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// The IKE SA; `None` with `security: none`.
+    /// The IKE SA; `None` with `security: none`, and when it is gone but its successor is not up.
     pub sa: Option<SaId>,
     /// Who it proved to be.
     pub identity: Option<String>,
@@ -145,6 +145,13 @@ impl Sessions {
             session.since = now;
         }
         news
+    }
+
+    /// The IKE SA of a session is gone; the session stays until its successor is up.
+    pub(crate) fn supersede(&mut self, id: PeerId) {
+        if let Some(sa) = self.by_id.get_mut(&id).and_then(|session| session.sa.take()) {
+            self.by_sa.remove(&sa);
+        }
     }
 
     /// Moves a session; gives its former endpoint where that differs.
