@@ -47,7 +47,7 @@ pub enum Addresses {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressBlocksError {
     /// Not the ASN.1 of RFC 3779, or not DER.
-    #[error("{0}")]
+    #[error(transparent)]
     Der(#[from] der::Error),
     /// Neither IPv4 nor IPv6 unicast.
     #[error("address family other than IPv4 and IPv6 unicast")]

@@ -101,7 +101,7 @@ pub struct Revoked {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its own certificate or key cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Load(#[from] LoadError),
     /// The certificate is of a node, or its key usage forbids signing.
     #[error("\"{0}\" is not the certificate of a CA that may sign certificates")]
@@ -132,7 +132,13 @@ pub enum Error {
     Name(String),
     /// rcgen failed.
     #[error("making the certificate failed: {0}")]
-    Rcgen(#[from] rcgen::Error),
+    Rcgen(rcgen::Error),
+}
+
+impl From<rcgen::Error> for Error {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Rcgen(error)
+    }
 }
 
 /// A CA: certificate and private key.
