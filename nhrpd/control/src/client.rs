@@ -27,7 +27,6 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
         /// Why.
-        #[source]
         error: io::Error,
     },
     /// The connection broke or timed out.
@@ -36,7 +35,6 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
         /// Why.
-        #[source]
         error: io::Error,
     },
     /// The daemon said no.

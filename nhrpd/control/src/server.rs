@@ -121,7 +121,6 @@ pub enum BindError {
         /// The socket.
         path: PathBuf,
         /// Why.
-        #[source]
         error: io::Error,
     },
 }
