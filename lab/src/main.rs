@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use lab::{Error, Lab, Topology, capture, decode, state};
@@ -85,6 +86,13 @@ fn up(name: Option<&str>, file: &std::path::Path) -> Result<(), Error> {
         topology.name = Some(name.to_owned());
     }
     let lab = Lab::up(&topology)?;
+    // A daemon with a bad configuration ends in this time.
+    std::thread::sleep(Duration::from_millis(300));
+    if let Some(ended) = lab.daemons().iter().find(|daemon| !daemon.running()) {
+        let log = ended.log()?;
+        let last = log.lines().last().unwrap_or("(it said nothing)").to_owned();
+        return Err(Error::Command { command: ended.title(), outcome: format!("ended: {last}") });
+    }
     let names: Vec<_> = lab.nodes().map(lab::Node::name).collect();
     println!("lab {} is up: {}", lab.name(), names.join(", "));
     println!("logs are in {}", lab.folder().display());
@@ -95,6 +103,9 @@ fn list() -> Result<(), Error> {
     for lab in state::list()? {
         let nodes: Vec<_> = lab.nodes().collect();
         println!("{}: nodes {}; links {}", lab.name, nodes.join(", "), lab.links.join(", "));
+        for (daemon, runs) in lab.daemons() {
+            println!("  {daemon} {}", if runs { "runs" } else { "has ended" });
+        }
     }
     Ok(())
 }

@@ -17,7 +17,9 @@ use crate::capture::{Capture, Watch};
 use crate::keeper::{self, Keeper};
 use crate::process::{self, Process, cannot_start, only_child, path_variable, shown};
 use crate::state::{self, State};
-use crate::topology::{CommandLine, Contents, Destination, Link, Nat, NatPorts, Topology};
+use crate::topology::{
+    CommandLine, Contents, Destination, LONGEST_NAME, Link, Nat, NatPorts, Topology, is_name,
+};
 use crate::{Error, read_text};
 
 /// A lab that is up. Dropping the one that made it takes it down.
@@ -68,6 +70,9 @@ impl Lab {
     /// What failed first; nothing is left behind then.
     pub fn create(topology: &Topology) -> Result<Self, Error> {
         let name = topology.name.as_deref().unwrap_or("lab");
+        if !is_name(name, LONGEST_NAME) {
+            return Err(Error::Choice(format!("`{name}` cannot be a lab's name; choose: --name")));
+        }
         let folder = state::claim(name)?;
         let keeper = match prepare(topology, &folder).and_then(|()| Keeper::start()) {
             Ok(keeper) => keeper,
@@ -83,6 +88,7 @@ impl Lab {
                 user_namespace: keeper.user_namespace,
                 nodes: BTreeMap::new(),
                 links: topology.links.keys().cloned().collect(),
+                daemons: BTreeMap::new(),
             },
             folder,
             keeper: Some(keeper),
@@ -173,10 +179,11 @@ impl Lab {
         for (name, node) in &topology.nodes {
             for CommandLine(argv) in &node.run {
                 let daemon = self.node(name)?.start(argv)?;
+                self.state.daemons.insert(daemon.title(), daemon.process);
                 self.daemons.push(daemon);
             }
         }
-        Ok(())
+        self.state.save(&self.folder)
     }
 
     /// Hands over a daemon that the topology started, to be killed and started again.
@@ -188,8 +195,7 @@ impl Lab {
         match self.daemons.iter().position(is) {
             Some(index) => Ok(self.daemons.swap_remove(index)),
             None => {
-                let running: Vec<_> =
-                    self.daemons.iter().map(|d| format!("{} on {}", d.program(), d.node)).collect();
+                let running: Vec<_> = self.daemons.iter().map(Daemon::title).collect();
                 Err(Error::unknown("daemon", &format!("{program} on {node}"), running.iter()))
             }
         }
@@ -536,6 +542,11 @@ impl Daemon {
         path.rsplit('/').next().unwrap_or_default()
     }
 
+    /// As `nhrpd on hub`.
+    pub fn title(&self) -> String {
+        format!("{} on {}", self.program(), self.node)
+    }
+
     /// Does it still run?
     pub fn running(&self) -> bool {
         self.process.alive()
@@ -554,7 +565,7 @@ impl Daemon {
     /// # Errors
     /// [`Error::Timeout`] with the log.
     pub fn wait_for(&self, text: &str, within: Duration) -> Result<(), Error> {
-        let what = format!("{} on {} printing `{text}`", self.program(), self.node);
+        let what = format!("{} printing `{text}`", self.title());
         until(&what, within, || self.log(), |log| log.contains(text)).map(drop)
     }
 

@@ -24,12 +24,20 @@ pub struct State {
     pub(crate) nodes: BTreeMap<String, Process>,
     /// Names of the links.
     pub links: Vec<String>,
+    /// What the topology started, as `nhrpd on hub`.
+    #[serde(default)]
+    pub(crate) daemons: BTreeMap<String, Process>,
 }
 
 impl State {
     /// Names of the nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &str> {
         self.nodes.keys().map(String::as_str)
+    }
+
+    /// What the topology started, and whether it still runs.
+    pub fn daemons(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.daemons.iter().map(|(name, process)| (name.as_str(), process.alive()))
     }
 
     pub(crate) fn save(&self, folder: &Path) -> Result<(), Error> {

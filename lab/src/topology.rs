@@ -342,8 +342,8 @@ impl Topology {
         fn at<const N: usize>(path: [&str; N], reason: String) -> (Vec<String>, String) {
             (path.map(str::to_owned).to_vec(), reason)
         }
-        if let Some(name) = self.name.as_deref().filter(|name| !is_name(name, 63)) {
-            return Err(at(["name"], bad_name(name, 63)));
+        if let Some(name) = self.name.as_deref().filter(|name| !is_name(name, LONGEST_NAME)) {
+            return Err(at(["name"], bad_name(name, LONGEST_NAME)));
         }
         if let Some(link) = self.links.keys().find(|link| !is_name(link, 15)) {
             return Err(at(["links", link], bad_name(link, 15)));
@@ -352,8 +352,8 @@ impl Topology {
             return Err(at(["setup"], format!("command {} is empty", empty + 1)));
         }
         for (name, node) in &self.nodes {
-            if !is_name(name, 63) {
-                return Err(at(["nodes", name], bad_name(name, 63)));
+            if !is_name(name, LONGEST_NAME) {
+                return Err(at(["nodes", name], bad_name(name, LONGEST_NAME)));
             }
             for (device, interface) in &node.interfaces {
                 let path = ["nodes", name, "interfaces", device];
@@ -392,7 +392,10 @@ impl Topology {
     }
 }
 
-fn is_name(name: &str, longest: usize) -> bool {
+/// Of a lab or a node, in bytes: a host name's label.
+pub(crate) const LONGEST_NAME: usize = 63;
+
+pub(crate) fn is_name(name: &str, longest: usize) -> bool {
     (1..=longest).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')

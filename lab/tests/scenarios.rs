@@ -148,6 +148,22 @@ fn nat_with_random_ports() {
 }
 
 #[test]
+fn delay_where_the_kernel_has_it() {
+    let text = THREE.replace("  left:\n", "  left: { delay: 20ms }\n");
+    match Lab::up(&topology("delay", &text)) {
+        Ok(lab) => {
+            let begun = Instant::now();
+            lab.node("alice").unwrap().run(["ping", "-c", "1", "192.0.2.1"]).unwrap();
+            assert!(begun.elapsed() >= Duration::from_millis(40));
+        }
+        Err(error) => {
+            let error = error.to_string();
+            assert!(error.starts_with("this kernel has no netem"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_failure_half_way_leaves_nothing() {
     let text = THREE.replace("[198.51.100.1/24,", "[198.51.100.1/24, 198.51.100.1/24,");
     let topology = topology("broken", &text);
@@ -271,6 +287,30 @@ impl Cli {
         assert!(!mounts.contains("host-etc"), "{mounts}");
         assert!(!inhabited(namespace));
     }
+}
+
+#[test]
+fn a_daemon_that_ends_at_once_fails_the_start() {
+    let cli = Cli::new(None);
+    let text = "nodes: { one: { run: [[sh, -c, 'echo bad key; exit 1']] } }\n";
+    fs::write(cli.folder.path().join("bad.yaml"), text).unwrap();
+    let output = cli.run(&["up", "bad.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("bad key") && error.lines().count() == 1, "{error}");
+    assert!(!cli.good(&["list"]).contains(&cli.name));
+}
+
+#[test]
+fn wrong_usage_and_bad_names() {
+    let mut cli = Cli::new(None);
+    assert_eq!(cli.run(&["exec"]).status.code(), Some(2));
+    let output = cli.run(&["exec", "alice", "--", "true"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.starts_with(&format!("lab: no lab `{}`", cli.name)), "{error}");
+    cli.name = "../x".into();
+    assert_eq!(cli.run(&["up", "three.yaml"]).status.code(), Some(1));
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn tell(page: &mut Page, name: Option<&str>) -> Result<(), Error> {
             let log = daemon.log().unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
             page.blank();
-            page.quiet(&format!("the last lines of {} on {}:", daemon.program(), daemon.node()));
+            page.quiet(&format!("the last lines of {}:", daemon.title()));
             page.output(&lines[lines.len().saturating_sub(15)..].join("\n"));
         }
     }
