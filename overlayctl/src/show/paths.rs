@@ -1,0 +1,104 @@
+//! What lies below NHRP: data plane paths, IKE SAs, multicast.
+
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+
+use control::{Endpoint, Endpoints, IkeSa, IkeSas, IkeState, Multicast, Security};
+
+use crate::text::{Column, elapsed, or_dash, table};
+
+/// Paths of the data plane.
+pub(crate) fn endpoints(endpoints: &Endpoints, width: Option<u16>) -> String {
+    if endpoints.endpoints.is_empty() {
+        return "No tunnel endpoints\n".to_owned();
+    }
+    let rows = endpoints.endpoints.iter().map(|endpoint| {
+        vec![
+            or_dash(endpoint.tunnel_address),
+            address(endpoint),
+            match endpoint.transport {
+                Security::Wireguard => "WireGuard".to_owned(),
+                Security::None => "clear GRE".to_owned(),
+            },
+            endpoint.mtu.to_string(),
+            if endpoint.up { "up" } else { "keying" }.to_owned(),
+            endpoint.counters.rx_packets.to_string(),
+            endpoint.counters.tx_packets.to_string(),
+            or_dash(endpoint.counters.last_rx_seconds.map(elapsed)),
+            endpoint.interface.clone(),
+            or_dash(endpoint.identity.as_ref()),
+        ]
+    });
+    let columns = [
+        Column::Right("Peer Tunnel Add"),
+        Column::Left("Endpoint"),
+        Column::Left("Transport"),
+        Column::Right("  MTU"),
+        Column::Left("State"),
+        Column::Right("Rx Pkts"),
+        Column::Right("Tx Pkts"),
+        Column::Right(" Last Rx"),
+        Column::Left("Interface"),
+        Column::Left("Identity"),
+    ];
+    table(&columns, rows.collect(), width)
+}
+
+fn address(endpoint: &Endpoint) -> String {
+    match endpoint.port {
+        Some(port) => SocketAddr::new(endpoint.nbma, port).to_string(),
+        None => endpoint.nbma.to_string(),
+    }
+}
+
+/// IKE SAs.
+pub(crate) fn ike_sa(sas: &IkeSas) -> String {
+    if sas.sas.is_empty() {
+        return "No IKE SAs\n".to_owned();
+    }
+    let mut out = String::new();
+    for sa in &sas.sas {
+        // Writing to a String cannot fail.
+        let _ = write_ike_sa(&mut out, sa, " ");
+        if let Some(identity) = &sa.identity {
+            let _ = writeln!(out, " Identity: {identity}");
+        }
+    }
+    out
+}
+
+/// One IKE SA in a few lines; `indent` stands before all but the first.
+pub(super) fn write_ike_sa(out: &mut String, sa: &IkeSa, indent: &str) -> fmt::Result {
+    let state = match sa.state {
+        IkeState::HalfOpen => "half open",
+        IkeState::Established => "established",
+    };
+    let role = if sa.initiator { "initiator" } else { "responder" };
+    let local = or_dash(sa.local);
+    writeln!(out, "local {local} remote {} {state}, {role}", sa.remote)?;
+    writeln!(out, "{indent}SPI: initiator {}, responder {}", sa.initiator_spi, sa.responder_spi)?;
+    let suite = sa.suite.as_deref().unwrap_or("not agreed yet");
+    writeln!(out, "{indent}Age: {}, suite: {suite}", elapsed(sa.age_seconds))
+}
+
+/// Receivers of multicast.
+pub(crate) fn multicast(multicast: &Multicast, width: Option<u16>) -> String {
+    if multicast.members.is_empty() {
+        return "No node gets multicast packets\n".to_owned();
+    }
+    let rows = multicast.members.iter().map(|member| {
+        vec![
+            member.interface.clone(),
+            or_dash(member.tunnel_address),
+            member.nbma.to_string(),
+            or_dash(member.identity.as_ref()),
+        ]
+    });
+    let columns = [
+        Column::Left("Interface"),
+        Column::Right("Peer Tunnel Add"),
+        Column::Left(" Peer NBMA Addr"),
+        Column::Left("Identity"),
+    ];
+    table(&columns, rows.collect(), width)
+}

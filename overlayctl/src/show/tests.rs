@@ -1,0 +1,67 @@
+use serde::de::DeserializeOwned;
+
+use super::*;
+
+fn sample<T: DeserializeOwned>(text: &str) -> T {
+    serde_json::from_str(text).unwrap()
+}
+
+macro_rules! sample {
+    ($name:literal) => {
+        sample(include_str!(concat!("../../../nhrpd/control/tests/samples/", $name, ".json")))
+    };
+}
+
+/// Each table wide (no terminal), and where columns may wrap also on 80 columns.
+macro_rules! shows {
+    ($($name:ident: $text:expr;)*) => { $(
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!($text);
+        }
+    )* };
+}
+
+shows! {
+    dmvpn_wide: dmvpn(&sample!("ShowDmvpn"), false, None);
+    dmvpn_80: dmvpn(&sample!("ShowDmvpn"), false, Some(80));
+    dmvpn_detail: dmvpn(&sample!("ShowDmvpn"), true, Some(100));
+    nhrp_cache: cache(&sample!("ShowNhrpCache"));
+    nhrp_nhs: nhs(&sample::<control::NextHopServers>(NHS).servers, None);
+    nhrp_shortcuts: shortcuts(&sample!("ShowShortcuts"), None);
+    nhrp_traffic: traffic(&sample!("ShowNhrpTraffic"));
+    tunnel_endpoints: endpoints(&sample!("ShowTunnelEndpoints"), None);
+    ike_sas: ike_sa(&sample!("ShowIkeSa"));
+    multicast_members: multicast(&sample!("ShowMulticast"), None);
+}
+
+const NHS: &str = include_str!("../../../nhrpd/control/tests/samples/ShowNhs.json");
+
+#[test]
+fn tables_fit_80_columns() {
+    let wide: control::Dmvpn = sample!("ShowDmvpn");
+    let text = dmvpn(&wide, false, Some(80));
+    let rows = text.lines().filter(|line| line.contains(" UP ") || line.contains("---"));
+    assert!(rows.clone().count() > 2);
+    for line in rows {
+        assert!(line.len() <= 80, "{line}");
+    }
+}
+
+#[test]
+fn nothing_there() {
+    assert_eq!(cache(&control::Cache::default()), "The NHRP cache is empty\n");
+    assert_eq!(nhs(&[], None), "No next-hop server is configured: this node is a hub\n");
+    assert_eq!(
+        shortcuts(&control::Shortcuts::default(), None),
+        "No shortcuts: all traffic to other spokes goes through the hub\n"
+    );
+    assert_eq!(endpoints(&control::Endpoints::default(), None), "No tunnel endpoints\n");
+    assert_eq!(ike_sa(&control::IkeSas::default()), "No IKE SAs\n");
+    let none = control::Multicast::default();
+    assert_eq!(multicast(&none, None), "No node gets multicast packets\n");
+    let mut quiet: control::Dmvpn = sample!("ShowDmvpn");
+    quiet.interfaces[0].peers.clear();
+    quiet.interfaces[0].refusals.clear();
+    assert!(dmvpn(&quiet, false, None).ends_with("Type:Spoke, NHRP Peers:0,\n"));
+}
