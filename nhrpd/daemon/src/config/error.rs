@@ -16,7 +16,6 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
         error: io::Error,
     },
     /// Its content is not good.
