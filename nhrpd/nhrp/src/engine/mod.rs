@@ -270,8 +270,8 @@ impl Engine {
         }
         self.timers = Timers::default();
         self.stale = self.bound;
-        self.purge_servers(now, self.bound);
         self.purge_requesters(now);
+        self.purge_servers(now, self.bound);
         self.tell_if_stopped();
     }
 

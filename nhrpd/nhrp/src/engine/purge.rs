@@ -41,7 +41,12 @@ impl Engine {
         self.stale = None;
         for requester in std::mem::take(&mut self.requesters) {
             self.timers.cancel(Timer::Answered(requester));
-            if self.index_of(requester).is_none() {
+            if self.index_of(requester).is_some() {
+                continue;
+            }
+            if self.stopping {
+                self.purge_unanswered(requester, to, Some(old));
+            } else {
                 self.purge_at(now, requester, to, Some(old), None);
             }
         }
@@ -56,10 +61,23 @@ impl Engine {
         old: Option<IpAddr>,
         then: Option<usize>,
     ) {
-        for (i, entries) in self.purge_entries(old).chunks(ENTRIES).enumerate() {
+        let all = self.purge_entries(old);
+        for (i, entries) in all.chunks(ENTRIES).enumerate() {
             let then = then.filter(|_| i == 0);
             let entries = entries.to_vec();
             self.begin(now, Purpose::Purge { station, entries, then }, to, 0);
+        }
+    }
+
+    /// As [`Self::purge_at`], once and without an answer (N): when we leave, no server will know
+    /// the way back to us.
+    fn purge_unanswered(&mut self, station: IpAddr, to: Nbma, old: Option<IpAddr>) {
+        let all = self.purge_entries(old);
+        for entries in all.chunks(ENTRIES) {
+            let id = self.next_id();
+            let operation = Operation::PurgeRequest;
+            let packet = self.request(operation, id, flags::NO_REPLY, station, entries.to_vec());
+            self.send(to, packet);
         }
     }
 
