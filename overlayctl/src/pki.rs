@@ -309,6 +309,18 @@ struct Issued {
     state: &'static str,
 }
 
+impl Issued {
+    fn new(entry: Entry, now: UnixTime) -> Self {
+        Self {
+            state: entry.state(now),
+            name: entry.name,
+            serial: entry.serial,
+            addresses: entry.addresses,
+            not_after: instant(UnixTime::since_unix_epoch(Duration::from_secs(entry.not_after))),
+        }
+    }
+}
+
 impl Overview {
     fn text(&self) -> String {
         let columns = [
@@ -341,20 +353,14 @@ impl Overview {
 fn overview(folder: &Folder, now: UnixTime) -> anyhow::Result<Overview> {
     let store = Store::open(&folder.dir)?;
     let certificate = store.certificate()?;
-    let issued = store.index()?.certificates.into_iter().map(|entry| Issued {
-        state: entry.state(now),
-        name: entry.name,
-        serial: entry.serial,
-        addresses: entry.addresses,
-        not_after: instant(UnixTime::since_unix_epoch(Duration::from_secs(entry.not_after))),
-    });
+    let issued = store.index()?.certificates.into_iter().map(|entry| Issued::new(entry, now));
     Ok(Overview { ca: Description::new(&certificate, now), issued: issued.collect() })
 }
 
 /// What is newly revoked, and the list.
 #[derive(Debug, Serialize)]
 struct Revocation {
-    revoked: Vec<Entry>,
+    revoked: Vec<Issued>,
     revocation_list_file: PathBuf,
     next_update: String,
 }
@@ -391,7 +397,7 @@ fn revoke(arguments: &Revoke, now: UnixTime) -> anyhow::Result<Revocation> {
             known = true;
             if entry.revoked.is_none() {
                 entry.revoked = Some(now.as_secs());
-                revoked.push(entry.clone());
+                revoked.push(Issued::new(entry.clone(), now));
             }
         }
         if !known {
