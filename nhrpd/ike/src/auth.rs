@@ -68,10 +68,11 @@ impl Handshake {
         let data = signature::sign(leaf, &private_key, &self.peer_hashes, &octets)?;
         let id = if initiator { Payload::IdInitiator } else { Payload::IdResponder };
         let mut payloads = vec![id(identity)];
-        payloads.extend(certificates.into_iter().map(|data| Payload::Certificate {
-            encoding: Payload::X509_SIGNATURE,
-            data,
-        }));
+        payloads.extend(
+            certificates
+                .into_iter()
+                .map(|data| Payload::Certificate { encoding: Payload::X509_SIGNATURE, data }),
+        );
         if initiator {
             payloads.push(any_authority());
         }

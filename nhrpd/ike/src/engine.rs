@@ -234,7 +234,10 @@ impl Engine {
             State::HalfOpen(_) => header.exchange == Exchange::IKE_AUTH,
             State::Established(_) | State::Closing => {
                 repeated
-                    || matches!(header.exchange, Exchange::INFORMATIONAL | Exchange::CREATE_CHILD_SA)
+                    || matches!(
+                        header.exchange,
+                        Exchange::INFORMATIONAL | Exchange::CREATE_CHILD_SA
+                    )
             }
             State::Refused => repeated,
             State::InitSent(_) | State::AuthSent(..) => false,
@@ -279,11 +282,11 @@ impl Engine {
         let Some(outstanding) = sa.outstanding.take() else { return Err(DropReason::Replayed) };
         sa.last_heard = context.now;
         let fate = match outstanding.request {
-            Request::Auth => {
+            Request::Auth if matches!(sa.state, State::AuthSent(..)) => {
                 self.handle_auth_response(context, sa, wire::decode_chain(first, &plain))
             }
             Request::Delete | Request::Refuse(_) => Fate::Forget,
-            Request::Init | Request::Probe | Request::Update => Fate::Keep,
+            Request::Init | Request::Auth | Request::Probe | Request::Update => Fate::Keep,
         };
         self.send_queued(context.now, sa, context.rng);
         Ok(fate)
@@ -322,8 +325,8 @@ impl Engine {
             return Fate::Keep;
         };
         if outstanding.transmissions >= TRANSMISSIONS {
-            let lives_on = matches!(sa.state, State::Established(_))
-                && sa.last_heard > outstanding.first_sent;
+            let lives_on =
+                matches!(sa.state, State::Established(_)) && sa.last_heard > outstanding.first_sent;
             if !lives_on {
                 return self.give_up(now, sa);
             }
@@ -406,11 +409,7 @@ impl Engine {
 }
 
 /// Checks and decrypts a message of `sa`: type of the first payload inside, and the chain.
-fn open(
-    sa: &Sa,
-    header: &Header,
-    datagram: &[u8],
-) -> Result<(u8, Zeroizing<Vec<u8>>), DropReason> {
+fn open(sa: &Sa, header: &Header, datagram: &[u8]) -> Result<(u8, Zeroizing<Vec<u8>>), DropReason> {
     let encrypted = Encrypted::decode(header, datagram).map_err(|_| DropReason::Malformed)?;
     let channel = sa.channel.as_ref().ok_or(DropReason::Unexpected)?;
     let plain = channel.open(&encrypted).map_err(|NotAuthentic| DropReason::NotAuthentic)?;
@@ -540,8 +539,7 @@ impl Engine {
         sa.next_request += 1;
         sa.counters.requests_sent += 1;
         self.transmit(sa.remote, datagram.clone());
-        sa.outstanding =
-            Some(Outstanding::new(request, exchange, message_id, datagram, now, rng));
+        sa.outstanding = Some(Outstanding::new(request, exchange, message_id, datagram, now, rng));
     }
 
     /// Sends the next waiting request, unless one is under way.
@@ -570,12 +568,8 @@ impl Engine {
         request_len: usize,
         payloads: &[Payload],
     ) {
-        let header = Header {
-            version: Header::VERSION,
-            from_initiator: false,
-            response: true,
-            ..*request
-        };
+        let header =
+            Header { version: Header::VERSION, from_initiator: false, response: true, ..*request };
         for count in (1..=payloads.len()).rev() {
             let datagram = wire::encode_plain(header, &payloads[..count]);
             if datagram.len() <= request_len {
@@ -583,6 +577,15 @@ impl Engine {
                 return;
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tables_are_empty(&self) -> bool {
+        self.by_spi.is_empty()
+            && self.by_origin.is_empty()
+            && self.by_remote.is_empty()
+            && self.timers.is_empty()
+            && self.half_open.len() == 0
     }
 
     /// RFC 7296 §2.5: to a higher version we say which one we speak.

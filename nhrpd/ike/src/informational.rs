@@ -24,17 +24,24 @@ impl Engine {
                 self.begin_closing(now, &mut sa, Request::Delete, rng);
                 self.put(sa);
             }
-            State::InitSent(_) | State::AuthSent(..) => {
+            State::InitSent(_) => {
                 self.fail(&sa, None, Refusal("closed by us".into()));
                 self.forget(sa);
+            }
+            State::AuthSent(..) => {
+                // For the responder it may be up already: told when it has answered.
+                self.fail(&sa, None, Refusal("closed by us".into()));
+                self.begin_closing(now, &mut sa, Request::Delete, rng);
+                self.put(sa);
             }
             State::HalfOpen(_) => self.forget(sa),
             State::Refused | State::Closing => self.put(sa),
         }
     }
 
-    /// Own address changed: every established SA tells its peer (RFC 4555 §3.5), and whatever
-    /// waits for a response is sent again from the new address.
+    /// Own address changed: every established SA tells its peer (RFC 4555 §3.5), one that is not
+    /// yet established does so when it is, and whatever waits for a response is sent again from
+    /// the new address.
     pub fn update_addresses(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
         let ids: Vec<SaId> = self.sas.keys().copied().collect();
         for id in ids {
@@ -46,10 +53,17 @@ impl Engine {
                 sa.counters.retransmissions += 1;
                 self.transmit(sa.remote, datagram);
             }
-            if sa.is_established() && !sa.queue.contains(&Request::Update) {
-                sa.queue.push_back(Request::Update);
+            match sa.state {
+                State::Established(_) | State::AuthSent(..) | State::HalfOpen(_) => {
+                    if !sa.queue.contains(&Request::Update) {
+                        sa.queue.push_back(Request::Update);
+                    }
+                }
+                State::InitSent(_) | State::Refused | State::Closing => {}
             }
-            self.send_queued(now, &mut sa, rng);
+            if sa.is_established() {
+                self.send_queued(now, &mut sa, rng);
+            }
             self.put(sa);
         }
     }

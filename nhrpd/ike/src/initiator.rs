@@ -76,10 +76,7 @@ impl Engine {
     ) -> Result<(), InvalidPublicValue> {
         let payloads = [
             Payload::SecurityAssociation(vec![self.algorithms.proposal()]),
-            Payload::KeyExchange {
-                group: init.group.id,
-                data: init.group.public(&init.private)?,
-            },
+            Payload::KeyExchange { group: init.group.id, data: init.group.public(&init.private)? },
             Payload::Nonce(init.nonce.clone()),
             Payload::Notify(Notify::new(
                 NotifyType::SIGNATURE_HASH_ALGORITHMS,
@@ -191,8 +188,7 @@ impl Engine {
             Ok(secret) if init.group == sent.group.id => secret,
             _ => return Err(refuse("peer's key exchange value is not valid")),
         };
-        let outstanding =
-            sa.outstanding.take().ok_or_else(|| refuse("no IKE_SA_INIT was sent"))?;
+        let outstanding = sa.outstanding.take().ok_or_else(|| refuse("no IKE_SA_INIT was sent"))?;
         let keys = Keys::derive(
             &suite,
             &Contributions {
@@ -223,8 +219,7 @@ impl Engine {
         if !self.with_remote(sa.remote).any(Sa::is_established) {
             payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, [])));
         }
-        let lineage =
-            Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
+        let lineage = Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
         let offer = Offer { public_key: pair.public, lineage: Some(lineage) };
         payloads.extend(offer.payloads());
         self.send_request(context.now, sa, Request::Auth, &payloads, context.rng);

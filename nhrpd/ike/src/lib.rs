@@ -15,6 +15,14 @@ mod responder;
 mod sa;
 pub mod wire;
 
+#[cfg(test)]
+extern crate self as ike;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -148,7 +148,8 @@ pub(crate) struct StrangerEvents {
 
 impl StrangerEvents {
     pub(crate) fn admit(&mut self, now: Instant) -> bool {
-        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) >= STRANGER_INTERVAL);
+        let quiet =
+            self.last.is_none_or(|last| now.saturating_duration_since(last) >= STRANGER_INTERVAL);
         if quiet {
             self.last = Some(now);
         }

@@ -151,7 +151,8 @@ pub(crate) fn peer_refusal(payloads: &[Payload]) -> Option<(NotifyType, String)>
 /// Text of a stranger, made safe to log.
 pub(crate) fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(&text[..text.len().min(MAX_REASON)]);
-    let safe = |c: char| if c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    let safe =
+        |c: char| if c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ' { c } else { '?' };
     text.chars().map(safe).collect()
 }
 
@@ -172,10 +173,7 @@ mod tests {
 
     #[test]
     fn offer_survives_the_wire_and_odd_ones_are_refused_in_words() {
-        let offer = Offer {
-            public_key: [9; 32],
-            lineage: Some(Lineage { instance: 1, stamp: 2 }),
-        };
+        let offer = Offer { public_key: [9; 32], lineage: Some(Lineage { instance: 1, stamp: 2 }) };
         let found = Offer::find(&offer.payloads()).unwrap();
         assert_eq!((found.public_key, found.lineage), (offer.public_key, offer.lineage));
         for (data, words) in [

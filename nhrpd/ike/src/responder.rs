@@ -244,8 +244,7 @@ impl Engine {
     ) -> Result<Accepted, Denial> {
         let payloads = payloads.map_err(syntax)?;
         let peer = handshake.check_proof(true, &payloads, context.credentials)?;
-        let (own_offer, newcomer) =
-            self.admit(context, handshake, peer, &payloads, None)?;
+        let (own_offer, newcomer) = self.admit(context, handshake, peer, &payloads, None)?;
         let mut response =
             handshake.own_proof(false, context.credentials).map_err(|reason| Denial {
                 own_fault: true,
@@ -280,9 +279,9 @@ impl Engine {
         let instance = offer.lineage.map(|lineage| lineage.instance);
         let own = Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
         let rank = handshake.rank(if initiator { Some(own) } else { offer.lineage });
-        let replaced = self.settle(&peer.identity, &rank, instance).map_err(|survivor| {
-            deny(NotifyType::TEMPORARY_FAILURE, superseded(survivor))
-        })?;
+        let replaced = self
+            .settle(&peer.identity, &rank, instance)
+            .map_err(|survivor| deny(NotifyType::TEMPORARY_FAILURE, superseded(survivor)))?;
         if self.established.len() >= self.config.established + replaced.len() {
             let words = format!("table of {} SAs is full", self.config.established);
             return Err(deny(NotifyType::TEMPORARY_FAILURE, Refusal(words)));
@@ -320,6 +319,7 @@ impl Engine {
             initial_contact,
         });
         self.supersede(context.now, sa, replaced, context.rng);
+        self.send_queued(context.now, sa, context.rng);
     }
 }
 

@@ -150,7 +150,9 @@ impl Request {
                 vec![Payload::Notify(Notify::new(NotifyType::UPDATE_SA_ADDRESSES, []))]
             }
             Self::Delete => vec![Payload::Delete(Delete::ike_sa())],
-            Self::Refuse(reason) => private::refusal(NotifyType::AUTHENTICATION_FAILED, &[], reason),
+            Self::Refuse(reason) => {
+                private::refusal(NotifyType::AUTHENTICATION_FAILED, &[], reason)
+            }
         }
     }
 }

@@ -36,12 +36,18 @@ impl Channel {
     }
 
     /// Encodes a message with `payloads` in an encrypted payload.
-    pub(crate) fn seal(&mut self, mut header: Header, payloads: &[Payload]) -> Vec<u8> {
-        let (first, inner) = wire::encode_chain(payloads);
-        let mut plain = Zeroizing::new(inner);
+    pub(crate) fn seal(&mut self, header: Header, payloads: &[Payload]) -> Vec<u8> {
+        let (first, chain) = wire::encode_chain(payloads);
+        self.seal_chain(header, first, chain)
+    }
+
+    /// Like [`Self::seal`] for a chain whose first payload has type `first`.
+    pub(crate) fn seal_chain(&mut self, mut header: Header, first: u8, chain: Vec<u8>) -> Vec<u8> {
+        let mut plain = Zeroizing::new(chain);
         plain.push(0); // Pad Length: an AEAD needs no padding.
         header.next_payload = wire::payload::ENCRYPTED;
-        let len = PAYLOAD_HEADER_LEN + IV_LEN + plain.len() + self.outbound.key.algorithm().tag_len();
+        let len =
+            PAYLOAD_HEADER_LEN + IV_LEN + plain.len() + self.outbound.key.algorithm().tag_len();
         let mut message = header.encode(len);
         message.extend_from_slice(&[first, 0]);
         message.extend_from_slice(&(len as u16).to_be_bytes());
@@ -54,7 +60,10 @@ impl Channel {
     }
 
     /// Checks and decrypts: the chain inside.
-    pub(crate) fn open(&self, encrypted: &Encrypted<'_>) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
+    pub(crate) fn open(
+        &self,
+        encrypted: &Encrypted<'_>,
+    ) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
         let (iv, sealed) = encrypted.body.split_first_chunk().ok_or(NotAuthentic)?;
         let mut plain = Zeroizing::new(sealed.to_vec());
         let len = self.inbound.open(*iv, encrypted.associated, &mut plain)?;
@@ -122,10 +131,8 @@ mod tests {
     fn rfc7634_appendix_b_informational_known_answer() {
         let key: Vec<u8> = (0x80..=0x9f).chain(0xa0..=0xa3).collect();
         let direction = Direction::new(&CHACHA20_POLY1305, &key);
-        let message = hex(
-            "c0c1c2c3c4c5c6c7 d0d1d2d3d4d5d6d7 2e202500 00000009 00000045 29000029
-             1011121314151617 610394701f8d017f7c12924889 6b71bfe25236efd7cdc67066906315b2",
-        );
+        let message = hex("c0c1c2c3c4c5c6c7 d0d1d2d3d4d5d6d7 2e202500 00000009 00000045 29000029
+             1011121314151617 610394701f8d017f7c12924889 6b71bfe25236efd7cdc67066906315b2");
         let header = Header::decode(&message).unwrap();
         let encrypted = Encrypted::decode(&header, &message).unwrap();
         let channel = Channel {
@@ -149,10 +156,8 @@ mod tests {
         let direction = Direction::new(&AES_256_GCM_16, &key);
         let iv = hex("facedbaddecaf888").try_into().unwrap();
         let associated = hex("feedfacedeadbeeffeedfacedeadbeefabaddad2");
-        let plain = hex(
-            "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72
-             1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
-        );
+        let plain = hex("d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72
+             1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39");
         let mut data = plain.clone();
         direction.seal(iv, &associated, &mut data);
         assert_eq!(

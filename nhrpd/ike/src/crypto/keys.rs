@@ -99,15 +99,9 @@ mod tests {
     #[test]
     fn rfc4231_hmac_sha256_known_answers() {
         let case1 = SHA2_256.compute(&[0x0b; 20], &[b"Hi ", b"There"]);
-        assert_eq!(
-            *case1,
-            hex("b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7")
-        );
+        assert_eq!(*case1, hex("b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"));
         let case2 = SHA2_256.compute(b"Jefe", &[b"what do ya want ", b"for nothing?"]);
-        assert_eq!(
-            *case2,
-            hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
-        );
+        assert_eq!(*case2, hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"));
     }
 
     // The IKEv2 vectors that OpenSSL's FIPS self test runs, made by NIST's ACVP.

@@ -94,9 +94,7 @@ static SCHEMES: [Scheme; 5] = [
         name: "ECDSA P-256 with SHA2-256",
         key: Key::EcdsaP256,
         hash: Hash::SHA2_256,
-        identifier: &[
-            0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
-        ],
+        identifier: &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02],
         matches: |id| plain(id, &OID_SIG_ECDSA_WITH_SHA256),
         verification: &signature::ECDSA_P256_SHA256_ASN1,
         signing: Signing::Ecdsa(&signature::ECDSA_P256_SHA256_ASN1_SIGNING),
@@ -105,9 +103,7 @@ static SCHEMES: [Scheme; 5] = [
         name: "ECDSA P-384 with SHA2-384",
         key: Key::EcdsaP384,
         hash: Hash::SHA2_384,
-        identifier: &[
-            0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03,
-        ],
+        identifier: &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03],
         matches: |id| plain(id, &OID_SIG_ECDSA_WITH_SHA384),
         verification: &signature::ECDSA_P384_SHA384_ASN1,
         signing: Signing::Ecdsa(&signature::ECDSA_P384_SHA384_ASN1_SIGNING),
@@ -241,7 +237,8 @@ impl Signing {
                 let pair = RsaKeyPair::from_pkcs8(pkcs8).map_err(|_| unusable())?;
                 fits(pair.public_key().as_ref())?;
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(*encoding, &SystemRandom::new(), octets, &mut signature).map_err(failed)?;
+                pair.sign(*encoding, &SystemRandom::new(), octets, &mut signature)
+                    .map_err(failed)?;
                 Ok(signature)
             }
         }
@@ -251,14 +248,13 @@ impl Signing {
 /// Checks the data of an AUTH payload with method 14 against the key of `certificate`.
 pub(crate) fn verify(certificate: &[u8], data: &[u8], octets: &[u8]) -> Result<(), Refusal> {
     let refuse = |words: &str| Refusal(words.to_owned());
-    let (_, certificate) = parse_x509_certificate(certificate)
-        .map_err(|_| refuse("certificate is not valid DER"))?;
+    let (_, certificate) =
+        parse_x509_certificate(certificate).map_err(|_| refuse("certificate is not valid DER"))?;
     let spki = certificate.public_key();
     let key = Key::of(spki)?;
     let (&len, rest) = data.split_first().ok_or_else(|| refuse("signature is empty"))?;
-    let (identifier, signature) = rest
-        .split_at_checked(len.into())
-        .ok_or_else(|| refuse("signature is cut short"))?;
+    let (identifier, signature) =
+        rest.split_at_checked(len.into()).ok_or_else(|| refuse("signature is cut short"))?;
     let (trailing, identifier) = AlgorithmIdentifier::from_der(identifier)
         .map_err(|_| refuse("signature has no valid AlgorithmIdentifier"))?;
     let scheme = SCHEMES
@@ -266,7 +262,7 @@ pub(crate) fn verify(certificate: &[u8], data: &[u8], octets: &[u8]) -> Result<(
         .find(|scheme| trailing.is_empty() && (scheme.matches)(&identifier))
         .ok_or_else(|| {
             Refusal(format!(
-                "signature algorithm {} with a hash that we did not announce",
+                "signature algorithm {} with parameters that we did not announce",
                 identifier.algorithm
             ))
         })?;
@@ -280,4 +276,106 @@ pub(crate) fn verify(certificate: &[u8], data: &[u8], octets: &[u8]) -> Result<(
     UnparsedPublicKey::new(scheme.verification, spki.raw)
         .verify(octets, signature)
         .map_err(|_| refuse("signature was not made with the certificate's key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::hex;
+    use crate::support::{Authority, KeyKind};
+
+    const KINDS: [KeyKind; 4] = [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519, KeyKind::Rsa];
+
+    fn refusal(certificate: &[u8], data: &[u8]) -> String {
+        verify(certificate, data, b"octets").unwrap_err().0
+    }
+
+    #[test]
+    fn rfc7427_3_signatures_verify_only_over_the_same_octets_and_key() {
+        let authority = Authority::new();
+        for kind in KINDS {
+            let own = authority.issue("a", kind);
+            let data =
+                sign(&own.chain[0], &own.private_key, &hash_algorithms(), b"octets").unwrap();
+            assert_eq!(verify(&own.chain[0], &data, b"octets"), Ok(()), "{kind:?}");
+            assert!(verify(&own.chain[0], &data, b"others").is_err());
+            let other = authority.issue("a", kind);
+            assert!(refusal(&other.chain[0], &data).contains("certificate's key"), "{kind:?}");
+            for len in 0..data.len() {
+                assert!(verify(&own.chain[0], &data[..len], b"octets").is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn rfc7427_3_algorithm_identifier_must_fit_the_key_in_the_certificate() {
+        let authority = Authority::new();
+        for signer in KINDS {
+            for presented in KINDS.into_iter().filter(|kind| *kind != signer) {
+                let own = authority.issue("a", signer);
+                let data =
+                    sign(&own.chain[0], &own.private_key, &hash_algorithms(), b"octets").unwrap();
+                let words = refusal(&authority.issue("a", presented).chain[0], &data);
+                assert!(words.contains("but the certificate has a key for"), "{words}");
+            }
+        }
+    }
+
+    #[test]
+    fn rfc7427_4_only_announced_hashes_are_used() {
+        let own = Authority::new().issue("a", KeyKind::P384);
+        let refused =
+            |hashes: &[u8]| sign(&own.chain[0], &own.private_key, hashes, b"octets").unwrap_err().0;
+        assert!(refused(&[0, 2]).contains("SHA2-256"));
+        assert!(refused(&[]).contains("cannot do RFC 7427"));
+        assert!(sign(&own.chain[0], &own.private_key, &[0, 9, 0, 3], b"octets").is_ok());
+        // ECDSA with SHA-1, and with SHA2-512, neither of which we announce.
+        for identifier in ["3009 06072a8648ce3d0401", "300a 06082a8648ce3d040304"] {
+            let identifier = hex(identifier);
+            let data = [&[identifier.len() as u8], &identifier[..], &[0; 64]].concat();
+            assert!(refusal(&own.chain[0], &data).contains("did not announce"));
+        }
+    }
+
+    #[test]
+    fn rfc7427_appendix_a_4_3_pss_parameters_in_the_encodings_that_are_about() {
+        let own = Authority::new().issue("a", KeyKind::Rsa);
+        let ours = sign(&own.chain[0], &own.private_key, &[0, 2], b"octets").unwrap();
+        let signature = &ours[1 + SCHEMES[3].identifier.len()..];
+        let with = |identifier: &str| {
+            let identifier = hex(identifier);
+            verify(
+                &own.chain[0],
+                &[&[identifier.len() as u8], &identifier[..], signature].concat(),
+                b"octets",
+            )
+        };
+        // As in the RFC, with the trailer field written out.
+        let rfc = "3046 06092a864886f70d01010a 3039 a00f300d06096086480165030402010500
+                   a11c301a06092a864886f70d010108300d06096086480165030402010500
+                   a203020120 a303020101";
+        assert_eq!(with(rfc), Ok(()));
+        // Without NULL in the hash algorithms.
+        let bare = "303d 06092a864886f70d01010a 3030 a00d300b0609608648016503040201
+                    a11a301806092a864886f70d010108300b0609608648016503040201 a203020120";
+        assert_eq!(with(bare), Ok(()));
+        // A salt of 20 bytes, and SHA-1 by default.
+        let salt = "303d 06092a864886f70d01010a 3030 a00d300b0609608648016503040201
+                    a11a301806092a864886f70d010108300b0609608648016503040201 a203020114";
+        assert!(with(salt).is_err());
+        assert!(with("300d 06092a864886f70d01010a 3000").is_err());
+        assert!(with("300b 06092a864886f70d01010a").is_err());
+    }
+
+    #[test]
+    fn rfc7427_appendix_a_1_pkcs1_signatures_are_accepted() {
+        let own = Authority::new().issue("a", KeyKind::Rsa);
+        let pair = RsaKeyPair::from_pkcs8(&own.private_key).unwrap();
+        let mut signature = vec![0; pair.public_modulus_len()];
+        pair.sign(&signature::RSA_PKCS1_SHA256, &SystemRandom::new(), b"octets", &mut signature)
+            .unwrap();
+        let identifier = SCHEMES[4].identifier;
+        let data = [&[identifier.len() as u8], identifier, &signature].concat();
+        assert_eq!(verify(&own.chain[0], &data, b"octets"), Ok(()));
+    }
 }

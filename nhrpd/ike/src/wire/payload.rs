@@ -100,9 +100,10 @@ impl Payload {
             35 => Self::IdInitiator(decode_identity(body)?),
             36 => Self::IdResponder(decode_identity(body)?),
             37 => Self::Certificate { encoding: reader.u8()?, data: reader.rest().to_vec() },
-            38 => {
-                Self::CertificateRequest { encoding: reader.u8()?, authorities: reader.rest().to_vec() }
-            }
+            38 => Self::CertificateRequest {
+                encoding: reader.u8()?,
+                authorities: reader.rest().to_vec(),
+            },
             39 => {
                 let method = reader.u8()?;
                 reader.take(3)?;
@@ -178,8 +179,8 @@ pub fn decode_chain(first: u8, bytes: &[u8]) -> Result<Vec<Payload>, Error> {
         let next = reader.u8()?;
         let critical = reader.u8()? & CRITICAL != 0;
         let len = usize::from(reader.u16()?);
-        let body =
-            reader.take(len.checked_sub(PAYLOAD_HEADER_LEN).ok_or(Error::Invalid("payload length"))?)?;
+        let body = reader
+            .take(len.checked_sub(PAYLOAD_HEADER_LEN).ok_or(Error::Invalid("payload length"))?)?;
         match Payload::decode(kind, body)? {
             Some(payload) => payloads.push(payload),
             None if kind == ENCRYPTED => return Err(Error::Invalid("place of encrypted payload")),

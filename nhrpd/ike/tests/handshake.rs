@@ -1,0 +1,183 @@
+//! IKE_SA_INIT and IKE_AUTH, both roles, every algorithm and certificate (RFC 7296 §1.2).
+
+mod support;
+
+use ike::{Algorithms, Config, Event};
+use support::*;
+
+fn established(node: &Node) -> (&Event, &ike::Identity, &[Vec<u8>], bool, bool) {
+    node.events
+        .iter()
+        .find_map(|event| match event {
+            Event::Established { identity, certificates, initiator, initial_contact, .. } => {
+                Some((event, identity, &certificates[..], *initiator, *initial_contact))
+            }
+            _ => None,
+        })
+        .expect("an established SA")
+}
+
+#[test]
+fn rfc7296_1_2_two_round_trips_bring_up_an_sa() {
+    let mut net = Net::pair(1);
+    net.record = Some(Vec::new());
+    net.initiate(A, B);
+    let begun = net.now;
+    net.settle();
+    assert_eq!(net.now - begun, ms(40), "two round trips");
+    assert_eq!(net.record.as_ref().unwrap().len(), 4);
+    net.assert_one_sa();
+    let (_, identity, chain, initiator, initial_contact) = established(&net.nodes[A]);
+    assert_eq!(identity.to_string(), "b.example");
+    assert_eq!(chain, net.nodes[B].credentials.chain);
+    assert!(initiator && initial_contact);
+    let (_, identity, chain, initiator, initial_contact) = established(&net.nodes[B]);
+    assert_eq!(identity.to_string(), "a.example");
+    assert_eq!(chain, net.nodes[A].credentials.chain);
+    assert!(!initiator && initial_contact);
+}
+
+#[test]
+fn every_encryption_and_group() {
+    let authority = Authority::new();
+    for encryption in [&ike::AES_256_GCM_16, &ike::CHACHA20_POLY1305] {
+        for group in [&ike::X25519, &ike::ECP_256] {
+            let algorithms = Algorithms {
+                encryption: vec![encryption],
+                groups: vec![group],
+                ..Algorithms::default()
+            };
+            let mut net = Net::new(1);
+            for name in ["a.example", "b.example"] {
+                let credentials = authority.issue(name, KeyKind::Ed25519);
+                net.add_with(credentials, Config::default(), algorithms.clone());
+            }
+            net.initiate(A, B);
+            net.settle();
+            net.assert_one_sa();
+            let suite = net.nodes[A].established()[0].suite.clone().unwrap();
+            assert_eq!(suite, format!("{}-sha256-{}", encryption.name, group.name));
+        }
+    }
+}
+
+#[test]
+fn rfc7427_every_kind_of_key_signs_and_is_verified() {
+    let authority = Authority::new();
+    let kinds = [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519, KeyKind::Rsa];
+    for (a, b) in kinds.into_iter().zip(kinds.into_iter().cycle().skip(1)) {
+        let mut net = Net::new(1);
+        net.add(authority.issue("a.example", a));
+        net.add(authority.issue("b.example", b));
+        net.initiate(A, B);
+        net.settle();
+        assert_eq!(net.nodes[A].failures(), Vec::<String>::new(), "{a:?} and {b:?}");
+        net.assert_one_sa();
+    }
+}
+
+#[test]
+fn rfc7296_3_6_intermediates_come_as_further_certificates() {
+    let authority = Authority::new();
+    let (below, far_below) = (authority.intermediate(), authority.intermediate().intermediate());
+    let mut net = Net::new(1);
+    net.add(below.issue("a.example", KeyKind::P256));
+    net.add(far_below.issue("b.example", KeyKind::P256));
+    net.initiate(A, B);
+    net.settle();
+    net.assert_one_sa();
+    assert_eq!(established(&net.nodes[A]).2.len(), 3);
+    assert_eq!(established(&net.nodes[B]).2.len(), 2);
+}
+
+#[test]
+fn rfc7296_1_2_invalid_ke_payload_leads_to_the_other_group() {
+    let authority = Authority::new();
+    let mut net = Net::new(1);
+    net.add(authority.issue("a.example", KeyKind::Ed25519));
+    net.add_with(
+        authority.issue("b.example", KeyKind::Ed25519),
+        Config::default(),
+        Algorithms { groups: vec![&ike::ECP_256], ..Algorithms::default() },
+    );
+    net.record = Some(Vec::new());
+    net.initiate(A, B);
+    net.settle();
+    net.assert_one_sa();
+    assert!(net.nodes[A].established()[0].suite.as_ref().unwrap().ends_with("ecp256"));
+    let sent = net.record.unwrap();
+    assert_eq!(sent.len(), 6);
+    assert_eq!(sent[0].datagram[..8], sent[2].datagram[..8], "the same SPI again");
+    assert!(sent[1].datagram.len() <= sent[0].datagram.len());
+}
+
+#[test]
+fn rfc7296_1_2_invalid_ke_payload_cannot_send_us_in_circles() {
+    let authority = Authority::new();
+    let mut net = Net::new(1);
+    net.add(authority.issue("a.example", KeyKind::Ed25519));
+    let responder = net.add_with(
+        authority.issue("b.example", KeyKind::Ed25519),
+        Config::default(),
+        Algorithms { groups: vec![&ike::ECP_256], ..Algorithms::default() },
+    );
+    net.record = Some(Vec::new());
+    net.duplication = 100;
+    net.initiate(A, B);
+    net.settle();
+    net.assert_one_sa();
+    let begun = net
+        .record
+        .unwrap()
+        .iter()
+        .filter(|f| f.datagram[18] == 34 && f.to == net.nodes[responder].address)
+        .count();
+    assert_eq!(begun, 2, "one IKE_SA_INIT for each group, whatever was repeated");
+}
+
+#[test]
+fn every_sa_has_keys_of_its_own() {
+    let mut net = Net::pair(1);
+    let first = net.initiate(A, B);
+    net.settle();
+    let keys = net.nodes[A].up[&first].clone();
+    let second = net.initiate(A, B);
+    net.settle();
+    let other = &net.nodes[A].up[&second];
+    assert_ne!(keys.private_key, other.private_key);
+    assert_ne!(keys.peer_public_key, other.peer_public_key);
+    assert_ne!(keys.preshared_key, other.preshared_key);
+}
+
+#[test]
+fn secrets_are_not_in_debug_output() {
+    let mut net = Net::pair(1);
+    let sa = net.initiate(A, B);
+    net.settle();
+    let keys = &net.nodes[A].up[&sa];
+    let text = format!("{:?} {:?} {:?}", net.nodes[A].engine, net.nodes[A].events, keys);
+    let secret: String = format!("{:?}", &keys.preshared_key[..4]);
+    assert!(!text.contains(secret.trim_matches(['[', ']'])), "{text}");
+    assert!(text.contains("WireGuardKeys(…)"));
+}
+
+#[test]
+fn handshake_survives_loss_duplication_and_reordering() {
+    let authority = Authority::new();
+    for seed in 0..100 {
+        let mut net = Net::pair_of(seed, &authority);
+        (net.loss, net.duplication, net.delay) = (20, 20, (ms(1), ms(700)));
+        net.initiate(A, B);
+        net.run(secs(25));
+        net.loss = 0;
+        let failed = net.nodes[A].failures();
+        if failed.is_empty() {
+            net.assert_one_sa();
+        } else {
+            // Six transmissions can all be lost; then it is said, and both sides end up clean.
+            assert!(failed[0].contains("no answer"), "seed {seed}: {failed:?}");
+            net.run(secs(60));
+            net.assert_no_sa();
+        }
+    }
+}
