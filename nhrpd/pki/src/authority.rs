@@ -149,7 +149,7 @@ pub struct Authority {
 
 impl Authority {
     /// A new self-signed root. It holds all addresses in the sense of RFC 3779 §2.3, without which
-    /// OpenSSL and strongSwan refuse the address blocks of the certificates below it.
+    /// OpenSSL refuses the address blocks of the certificates below it.
     pub fn create(
         common_name: &str,
         key_type: KeyType,

@@ -140,17 +140,6 @@ impl TryFrom<KeyUsage> for KeyUsageMask {
     }
 }
 
-impl TryFrom<u64> for KeyUsageMask {
-    type Error = KeyUsageError;
-
-    /// From a number, as YAML reads an unquoted `0xa0`.
-    fn try_from(number: u64) -> Result<Self, Self::Error> {
-        let bits = u16::try_from(number)
-            .map_err(|_| KeyUsageError::Hexadecimal(format!("{number:#x}")))?;
-        KeyUsage::from_bits(bits)?.try_into()
-    }
-}
-
 impl FromStr for KeyUsageMask {
     type Err = KeyUsageError;
 
@@ -317,7 +306,6 @@ mod tests {
         assert_eq!(bits("0xa0"), 0xa0);
         assert_eq!(bits("0XA0"), 0xa0);
         assert_eq!(bits("0x8000"), 0x8000);
-        assert_eq!(KeyUsageMask::try_from(160).unwrap().key_usage().bits(), 0xa0);
         for (bit, name) in NAMES {
             assert_eq!(bits(name), bit);
         }
@@ -341,6 +329,5 @@ mod tests {
             "key usage 0x1a0 has bits without a meaning: 0x100; the known bits are 0x80ff"
         );
         assert!(error("0x0").contains("at least one bit"));
-        assert!(KeyUsageMask::try_from(0x1_0080).is_err());
     }
 }

@@ -91,7 +91,11 @@ impl Description {
         let mut prefixes: Vec<_> = self.prefixes.iter().map(ToString::to_string).collect();
         prefixes
             .extend(self.inherited_prefixes.iter().map(|family| format!("{family} of the issuer")));
-        let key_usage = self.key_usage.as_ref().map(|usage| usage.text.clone());
+        let key_usage = match &self.key_usage {
+            Some(usage) => usage.text.clone(),
+            None if self.ca => "none".to_owned(),
+            None => "none: nhrpd refuses it by default".to_owned(),
+        };
         let rows = [
             ("Subject", Some(self.subject.clone())),
             ("Issuer", Some(self.issuer.clone())),
@@ -100,10 +104,7 @@ impl Description {
             ("Prefixes", present(words(&prefixes))),
             ("DNS names", present(words(&self.dns))),
             ("E-mail", present(words(&self.emails))),
-            (
-                "Key usage",
-                Some(key_usage.unwrap_or_else(|| "none: nhrpd refuses it by default".to_owned())),
-            ),
+            ("Key usage", Some(key_usage)),
             ("Extended key usage", self.extended_key_usage.as_deref().map(words)),
             (
                 "Refused for",
