@@ -322,7 +322,9 @@ impl<'a> View<'a> {
             rx_bytes: counters.rx_bytes,
             forwarded_packets: counters.forwarded_packets,
             dropped_packets: counters.dropped_packets,
-            last_rx_seconds: counters.last_rx,
+            last_rx_seconds: counters
+                .last_rx
+                .map(|at| self.seconds(self.shell.overlay.started()).saturating_sub(at)),
         }
     }
 
@@ -340,7 +342,7 @@ impl<'a> View<'a> {
             prefix: entry.prefix,
             next_hop: entry.next_hop,
             nbma: entry.seen.map(|nbma| nbma.address),
-            nbma_claimed: entry.claimed,
+            nbma_claimed: entry.claimed.filter(|&at| entry.seen.map(|nbma| nbma.address) != Some(at)),
             kind: match entry.kind {
                 engine::EntryKind::Static => EntryKind::Static,
                 engine::EntryKind::Dynamic => EntryKind::Dynamic,
