@@ -69,12 +69,14 @@ impl Authority {
     }
 }
 
+type Judge = Box<dyn Fn(&[Vec<u8>]) -> Result<(), Refusal>>;
+
 pub struct Credentials {
     pub identity: Identity,
     pub chain: Vec<Vec<u8>>,
     pub private_key: Vec<u8>,
     /// Refuses peers by their chain.
-    pub judge: Box<dyn Fn(&[Vec<u8>]) -> Result<(), Refusal>>,
+    pub judge: Judge,
 }
 
 impl Credentials {

@@ -1,5 +1,5 @@
 //! Nodes with certificates on a network in virtual time that loses, delays, repeats and reorders.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod credentials;
 
