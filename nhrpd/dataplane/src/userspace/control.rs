@@ -1,0 +1,163 @@
+//! From the desired state to the snapshot that the packet threads read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use overlay::desired::{Desired, Peer, PeerId, Transport};
+
+use super::forward::{Entry, Forwarding, Via};
+use super::gre::Headers;
+use super::outbox::Outbox;
+use super::peers::{Path, Session};
+use super::{Config, Snapshot, UNKNOWN};
+use crate::tunnel_mtu;
+
+/// What the control plane knows; the packet threads never wait for it.
+pub(crate) struct Control {
+    desired: Desired,
+    sessions: BTreeMap<PeerId, Arc<Session>>,
+    /// Sessions that have not spoken yet.
+    fresh: Vec<Arc<Session>>,
+    /// Counters by prefix; they go on when a prefix takes another path.
+    packets: BTreeMap<IpNet, Arc<AtomicU64>>,
+    /// Prefixes for which the kernel has routes that do not lead into the tunnel.
+    pub local: BTreeSet<IpNet>,
+    source: Option<IpAddr>,
+    underlay_mtu: u16,
+}
+
+impl Control {
+    pub(crate) fn new(source: Option<IpAddr>, underlay_mtu: u16) -> Self {
+        Self {
+            desired: Desired::default(),
+            sessions: BTreeMap::new(),
+            fresh: Vec::new(),
+            packets: BTreeMap::new(),
+            local: BTreeSet::new(),
+            source,
+            underlay_mtu,
+        }
+    }
+
+    pub(crate) fn set_underlay(&mut self, source: Option<IpAddr>, mtu: u16) {
+        self.source = source;
+        self.underlay_mtu = mtu;
+    }
+
+    fn mtu_towards(&self, config: &Config, endpoint: IpAddr) -> u16 {
+        tunnel_mtu(self.underlay_mtu, endpoint, config.key.is_some(), config.clear)
+    }
+
+    /// MTU of the tunnel device.
+    pub(crate) fn device_mtu(&self, config: &Config) -> u16 {
+        config.mtu.unwrap_or_else(|| self.mtu_towards(config, self.source.unwrap_or(UNKNOWN)))
+    }
+
+    /// Takes the desired state over; `false` when it is the same.
+    pub(crate) fn apply(&mut self, config: &Config, desired: &Desired) -> bool {
+        if self.desired == *desired {
+            return false;
+        }
+        let former = std::mem::replace(&mut self.desired, desired.clone());
+        self.sessions.retain(|id, _| desired.peers.contains_key(id));
+        self.packets.retain(|prefix, _| desired.forwarding.contains_key(prefix));
+        for &prefix in desired.forwarding.keys() {
+            self.packets.entry(prefix).or_default();
+        }
+        for (&id, peer) in &desired.peers {
+            if (peer.transport == Transport::Clear) != config.clear {
+                // Encrypted or silent.
+                tracing::error!("peer {} has another protection than this tunnel", id.0);
+                self.sessions.remove(&id);
+                continue;
+            }
+            match former.peers.get(&id).zip(self.sessions.get(&id)) {
+                Some((former, session)) if former.transport == peer.transport => {
+                    // The packet threads follow a peer that moves before the control plane
+                    // does: only what it newly says counts.
+                    if former.endpoint != peer.endpoint {
+                        session.lock().set_endpoint(peer.endpoint);
+                    }
+                }
+                _ => self.add_session(config, id, peer),
+            }
+        }
+        true
+    }
+
+    fn add_session(&mut self, config: &Config, id: PeerId, peer: &Peer) {
+        let taken: BTreeSet<u32> = self.sessions.values().filter_map(|s| s.index).collect();
+        let index = std::iter::repeat_with(|| rand::random::<u32>() >> 8)
+            .find(|index| !taken.contains(index))
+            .unwrap_or_default();
+        let session = Session::new(id, peer, index, config.keepalive, Instant::now());
+        let session = Arc::new(session);
+        self.fresh.push(session.clone());
+        self.sessions.insert(id, session);
+    }
+
+    /// Sends the first handshake of every new session.
+    pub(crate) fn start_sessions(&mut self, outbox: &mut Outbox) {
+        for session in self.fresh.drain(..) {
+            session.lock().start(outbox);
+        }
+    }
+
+    fn path(&self, config: &Config, session: &Arc<Session>, peer: &Peer) -> Arc<Path> {
+        let remote = peer.endpoint.ip();
+        let source = match self.source.filter(|source| source.is_ipv4() == remote.is_ipv4()) {
+            Some(source) => source,
+            None if remote.is_ipv4() => UNKNOWN,
+            None => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let sources = self.desired.sources.get(&session.id);
+        Arc::new(Path {
+            session: session.clone(),
+            headers: Headers::new((!config.clear).then_some((source, remote)), config.key),
+            mtu: self.mtu_towards(config, remote),
+            sources: sources.map(|sources| sources.iter().copied().collect()),
+        })
+    }
+
+    /// The state as the packet threads read it.
+    pub(crate) fn snapshot(&self, config: &Config) -> Snapshot {
+        let paths: BTreeMap<PeerId, Arc<Path>> = self
+            .sessions
+            .iter()
+            .filter_map(|(id, session)| {
+                let peer = self.desired.peers.get(id)?;
+                Some((*id, self.path(config, session, peer)))
+            })
+            .collect();
+        let mut forwarding = Forwarding::new(&config.addresses);
+        for &prefix in &self.local {
+            forwarding.insert(prefix, Entry::Local);
+        }
+        for (prefix, peer) in &self.desired.forwarding {
+            if let (Some(path), Some(packets)) = (paths.get(peer), self.packets.get(prefix)) {
+                let via = Via { peer: *peer, path: path.clone(), packets: packets.clone() };
+                forwarding.insert(*prefix, Entry::Via(via));
+            }
+        }
+        let multicast = self.desired.multicast.iter().filter_map(|id| paths.get(id).cloned());
+        let clear = paths.iter().filter(|(_, path)| path.session.index.is_none());
+        Snapshot {
+            forwarding,
+            by_index: paths
+                .values()
+                .filter_map(|path| Some((path.session.index?, path.clone())))
+                .collect(),
+            by_address: clear
+                .filter_map(|(id, path)| {
+                    Some((self.desired.peers.get(id)?.endpoint.ip(), path.clone()))
+                })
+                .collect(),
+            multicast: multicast.collect(),
+            paths,
+        }
+    }
+}

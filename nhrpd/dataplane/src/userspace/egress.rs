@@ -1,0 +1,155 @@
+//! From the kernel to the underlay.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use overlay::desired::Event;
+
+use super::counters::Reason;
+use super::forward::Departure;
+use super::gre::Protocol;
+use super::icmp;
+use super::ip::Header;
+use super::limit::{Bucket, First};
+use super::outbox::Outbox;
+use super::peers::Path;
+use super::segment::{Segments, Vnet};
+use super::{Core, Snapshot};
+
+/// The largest packet, with its virtio header.
+const LARGEST: usize = Vnet::LEN + 65_535;
+/// Reads before what they gave is sent.
+const BATCH: usize = 64;
+/// ICMP errors per second.
+const ERRORS: u32 = 100;
+
+/// Carries packets until the data plane stops.
+pub(crate) fn run(core: &Core) {
+    let mut egress = Egress::new(core);
+    let mut buffer = vec![0; LARGEST];
+    while !core.stopping() {
+        let mut fds = [
+            PollFd::new(core.tun.as_fd(), PollFlags::POLLIN),
+            PollFd::new(core.wake_egress.as_fd(), PollFlags::POLLIN),
+        ];
+        if nix::poll::poll(&mut fds, PollTimeout::NONE).is_err() {
+            continue;
+        }
+        let _ = core.wake_egress.read();
+        egress.now = Instant::now();
+        loop {
+            let snapshot = core.snapshot.load();
+            let mut more = true;
+            for _ in 0..BATCH {
+                match core.tun.read(&mut buffer) {
+                    Ok(len) => egress.packet(&snapshot, &mut buffer[..len]),
+                    Err(error) => {
+                        more = error.kind() == io::ErrorKind::Interrupted;
+                        break;
+                    }
+                }
+            }
+            egress.outbox.flush();
+            if !more || core.stopping() {
+                break;
+            }
+        }
+    }
+}
+
+struct Egress<'a> {
+    core: &'a Core,
+    outbox: Outbox,
+    scratch: Vec<u8>,
+    now: Instant,
+    unroutable: First,
+    errors: Bucket,
+}
+
+impl<'a> Egress<'a> {
+    fn new(core: &'a Core) -> Self {
+        let now = Instant::now();
+        Self {
+            core,
+            outbox: Outbox::new(core.sockets.clone(), core.drops.clone()),
+            scratch: vec![0; LARGEST + 64],
+            now,
+            unroutable: First::new(256, Duration::from_secs(1), 100, now),
+            errors: Bucket::new(ERRORS, now),
+        }
+    }
+
+    fn packet(&mut self, snapshot: &Snapshot, read: &mut [u8]) {
+        let Some((vnet, packet)) = read.split_first_chunk_mut() else { return };
+        let Some(segments) = Segments::new(Vnet::decode(vnet), packet) else {
+            return self.core.drops.count(Reason::Malformed);
+        };
+        // It was parsed before.
+        let Some(header) = Header::parse(packet) else { return };
+        match snapshot.forwarding.departure(header.destination) {
+            Departure::Via(via) => {
+                via.packets.fetch_add(segments.count() as u64, Relaxed);
+                if segments.longest() > usize::from(via.path.mtu) && !header.fragmentable {
+                    via.path.session.counters.dropped(1);
+                    self.refuse(Reason::TooBig, icmp::Error::TooBig(via.path.mtu), &header, packet);
+                } else {
+                    self.send(&via.path, packet, &segments);
+                }
+            }
+            Departure::Multicast if snapshot.multicast.is_empty() => {
+                self.core.drops.count(Reason::NoMember);
+            }
+            Departure::Multicast => {
+                for path in &snapshot.multicast {
+                    self.send(path, packet, &segments);
+                }
+            }
+            Departure::Unroutable => {
+                if self.unroutable.pass(header.destination, self.now) {
+                    self.core.event(Event::Unroutable { destination: header.destination });
+                }
+                self.refuse(Reason::Unroutable, icmp::Error::Unreachable, &header, packet);
+            }
+        }
+    }
+
+    fn send(&mut self, path: &Arc<Path>, packet: &[u8], segments: &Segments) {
+        let begin = path.headers.len();
+        if path.room(segments.longest()) > self.scratch.len() {
+            return self.core.drops.count(Reason::TooBig);
+        }
+        let protocol = Protocol::of(packet);
+        let mut bytes = 0;
+        let mut state = path.session.lock();
+        for index in 0..segments.count() {
+            let len = segments.write(index, packet, &mut self.scratch[begin..]);
+            let plain = path.wrap(&mut self.scratch, protocol, len);
+            if let Err(reason) = state.seal(&self.scratch[..plain], &mut self.outbox) {
+                let left = (segments.count() - index) as u64;
+                path.session.counters.dropped(left);
+                path.session.counters.sent(index as u64, bytes);
+                return self.core.drops.add(reason, left);
+            }
+            bytes += len as u64;
+        }
+        drop(state);
+        path.session.counters.sent(segments.count() as u64, bytes);
+    }
+
+    /// Drops a packet and tells its sender, who is behind the kernel. The error comes from the
+    /// packet's destination: the kernel takes none from its own address.
+    fn refuse(&mut self, reason: Reason, error: icmp::Error, header: &Header, packet: &[u8]) {
+        self.core.drops.count(reason);
+        if !self.errors.take(ERRORS, ERRORS, self.now) {
+            return;
+        }
+        let mut reply = [0; icmp::MAX];
+        if let Some(len) = icmp::error(error, packet, header.destination, &mut reply) {
+            self.core.deliver(&reply[..len]);
+        }
+    }
+}

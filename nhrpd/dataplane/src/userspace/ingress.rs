@@ -1,0 +1,415 @@
+//! From the underlay to the kernel, or to another peer.
+
+use std::io::IoSliceMut;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use overlay::desired::Event;
+use quinn_udp::RecvMeta;
+
+use super::coalesce::Coalescer;
+use super::counters::Reason;
+use super::forward::{Arrival, Via};
+use super::gre::{self, Headers, Protocol};
+use super::icmp;
+use super::ip::{self, Header};
+use super::limit::{Bucket, First, PerSource};
+use super::outbox::Outbox;
+use super::peers::{COOKIE, DATA, INITIATION, Path, RESPONSE};
+use super::socket::Socket;
+use super::{Core, Snapshot};
+
+/// Buffers that one system call fills; each holds what the kernel joined.
+const BUFFERS: usize = 16;
+const BUFFER: usize = 64 << 10;
+/// Receive calls before what they gave is sent.
+const BATCH: usize = 4;
+const TICK: Duration = Duration::from_millis(250);
+/// Room before an opened packet for the headers of the next path.
+const HEADROOM: usize = Headers::MAX;
+/// ICMP errors per second.
+const ERRORS: u32 = 100;
+/// Handshake messages and IKE messages per second from one address, and at once.
+const HANDSHAKES: (u32, u32) = (100, 200);
+const IKE: (u32, u32) = (200, 400);
+/// Keys per second that handshakes from unknown endpoints are tried with.
+const TRIALS: u32 = 20_000;
+/// A flow's redirect is said again after this; an indication may get lost.
+const REDIRECT: Duration = Duration::from_secs(2);
+/// What a redirect tells of the packet.
+const QUOTE: usize = 128;
+
+/// Carries packets until the data plane stops.
+pub(crate) fn run(core: &Core) {
+    let mut ingress = Ingress::new(core);
+    let mut memory = vec![0; BUFFERS * BUFFER];
+    let mut meta = [RecvMeta::default(); BUFFERS];
+    let mut next_tick = Instant::now() + TICK;
+    while !core.stopping() {
+        let snapshot = core.snapshot.load();
+        let timeout = if snapshot.by_index.is_empty() {
+            PollTimeout::NONE
+        } else {
+            let left = next_tick.saturating_duration_since(Instant::now());
+            // Round up, or the last millisecond would be spent turning round.
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::NONE)
+        };
+        drop(snapshot);
+        wait(core, timeout);
+        ingress.now = Instant::now();
+        for _ in 0..BATCH {
+            let snapshot = core.snapshot.load();
+            let mut received = 0;
+            for socket in core.sockets.iter() {
+                received += ingress.receive(&snapshot, socket, &mut memory, &mut meta);
+            }
+            if received < BUFFERS {
+                break;
+            }
+        }
+        ingress.flush();
+        if ingress.now >= next_tick {
+            next_tick = ingress.now + TICK;
+            ingress.tick();
+        }
+    }
+}
+
+fn wait(core: &Core, timeout: PollTimeout) {
+    let wake = || PollFd::new(core.wake_ingress.as_fd(), PollFlags::POLLIN);
+    let mut fds = [wake(), wake(), wake()];
+    let mut used = 1;
+    for (fd, socket) in fds[1..].iter_mut().zip(core.sockets.iter()) {
+        *fd = PollFd::new(socket.as_fd(), PollFlags::POLLIN);
+        used += 1;
+    }
+    let _ = nix::poll::poll(&mut fds[..used], timeout);
+    let _ = core.wake_ingress.read();
+}
+
+struct Ingress<'a> {
+    core: &'a Core,
+    outbox: Outbox,
+    coalescer: Coalescer,
+    scratch: Vec<u8>,
+    now: Instant,
+    handshakes: PerSource,
+    ike: PerSource,
+    trials: Bucket,
+    redirects: First,
+    unknown: First,
+    errors: Bucket,
+}
+
+/// Where a packet came from.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    /// `None` only in clear, from a node that is no peer.
+    path: Option<&'a Arc<Path>>,
+    from: SocketAddr,
+}
+
+impl Origin<'_> {
+    fn dropped(&self) {
+        if let Some(path) = self.path {
+            path.session.counters.dropped(1);
+        }
+    }
+}
+
+impl<'a> Ingress<'a> {
+    fn new(core: &'a Core) -> Self {
+        let now = Instant::now();
+        Self {
+            core,
+            outbox: Outbox::new(core.sockets.clone(), core.drops.clone()),
+            coalescer: Coalescer::new(core.tun.offloads().tso),
+            scratch: vec![0; HEADROOM + BUFFER + 64],
+            now,
+            handshakes: PerSource::new(1024, HANDSHAKES.0, HANDSHAKES.1, now),
+            ike: PerSource::new(1024, IKE.0, IKE.1, now),
+            trials: Bucket::new(TRIALS, now),
+            redirects: First::new(1024, REDIRECT, 500, now),
+            unknown: First::new(256, Duration::from_secs(5), 10, now),
+            errors: Bucket::new(ERRORS, now),
+        }
+    }
+
+    /// Receives once; how many buffers were filled.
+    fn receive(
+        &mut self,
+        snapshot: &Snapshot,
+        socket: &Socket,
+        memory: &mut [u8],
+        meta: &mut [RecvMeta; BUFFERS],
+    ) -> usize {
+        let mut chunks = memory.chunks_exact_mut(BUFFER);
+        let mut buffers: [_; BUFFERS] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let Ok(filled) = socket.receive(&mut buffers, meta) else { return 0 };
+        for (buffer, meta) in buffers.iter().zip(&*meta).take(filled) {
+            let received = &buffer[..meta.len.min(BUFFER)];
+            if socket.is_raw() {
+                self.clear(snapshot, meta.addr, received);
+                continue;
+            }
+            for datagram in received.chunks(meta.stride.max(1)) {
+                self.datagram(snapshot, meta.addr, datagram);
+            }
+        }
+        filled
+    }
+
+    fn flush(&mut self) {
+        let core = self.core;
+        self.coalescer.flush(&mut |vnet, packet| core.deliver_large(vnet, packet));
+        self.outbox.flush();
+    }
+
+    fn tick(&mut self) {
+        let snapshot = self.core.snapshot.load();
+        for path in snapshot.by_index.values() {
+            let mut state = path.session.lock();
+            state.tick(self.now, &mut self.outbox);
+            state.report(path.session.id, |event| self.core.event(event));
+        }
+        self.outbox.flush();
+    }
+
+    fn datagram(&mut self, snapshot: &Snapshot, from: SocketAddr, datagram: &[u8]) {
+        let result = match datagram {
+            // RFC 3948 §2.2: the non-ESP marker, then IKE.
+            [0, 0, 0, 0, message @ ..] => self.ike(from, message),
+            &[INITIATION, 0, 0, 0, ..] => self.initiation(snapshot, from, datagram),
+            &[kind @ (RESPONSE | COOKIE | DATA), 0, 0, 0, ..] => {
+                self.wireguard(snapshot, kind, from, datagram)
+            }
+            // RFC 3948 §2.3: NAT keepalive.
+            [0xff] => Ok(()),
+            _ => Err(Reason::UnknownDatagram),
+        };
+        if let Err(reason) = result {
+            self.core.drops.count(reason);
+        }
+    }
+
+    fn ike(&mut self, from: SocketAddr, message: &[u8]) -> Result<(), Reason> {
+        // Strangers never fill more than half of the queue.
+        let room = self.core.events.capacity() * 2 > self.core.events.max_capacity();
+        if !room || !self.ike.take(from.ip(), self.now) {
+            return Err(Reason::EventQueue);
+        }
+        self.core.event(Event::Ike { from, datagram: message.to_vec() });
+        Ok(())
+    }
+
+    /// A handshake initiation names no session of ours: it is found by its endpoint, or else by
+    /// the key that it was made for.
+    fn initiation(
+        &mut self,
+        snapshot: &Snapshot,
+        from: SocketAddr,
+        message: &[u8],
+    ) -> Result<(), Reason> {
+        if !self.handshakes.take(from.ip(), self.now) {
+            return Err(Reason::HandshakeRate);
+        }
+        let mut rest = Vec::new();
+        let mut found = None;
+        for path in snapshot.by_index.values() {
+            if path.session.lock().endpoint() != from {
+                rest.push(path);
+            } else if path.session.is_addressed(message) {
+                found = Some(path);
+                break;
+            }
+        }
+        if found.is_none() {
+            for path in rest {
+                if !self.trials.take(TRIALS, TRIALS, self.now) {
+                    return Err(Reason::HandshakeRate);
+                }
+                if path.session.is_addressed(message) {
+                    found = Some(path);
+                    break;
+                }
+            }
+        }
+        match found {
+            Some(path) => self.open(snapshot, path, from, message),
+            None => self.unknown_session(from),
+        }
+    }
+
+    fn wireguard(
+        &mut self,
+        snapshot: &Snapshot,
+        kind: u8,
+        from: SocketAddr,
+        message: &[u8],
+    ) -> Result<(), Reason> {
+        if kind != DATA && !self.handshakes.take(from.ip(), self.now) {
+            return Err(Reason::HandshakeRate);
+        }
+        let at = if kind == RESPONSE { 8 } else { 4 };
+        let index = message.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        let index = u32::from_le_bytes(index.ok_or(Reason::Malformed)?);
+        match snapshot.by_index.get(&(index >> 8)) {
+            Some(path) => self.open(snapshot, path, from, message),
+            None => self.unknown_session(from),
+        }
+    }
+
+    fn unknown_session(&mut self, from: SocketAddr) -> Result<(), Reason> {
+        if self.unknown.pass(from, self.now) {
+            self.core.event(Event::Unknown { from });
+        }
+        Err(Reason::UnknownSession)
+    }
+
+    fn open(
+        &mut self,
+        snapshot: &Snapshot,
+        path: &Arc<Path>,
+        from: SocketAddr,
+        message: &[u8],
+    ) -> Result<(), Reason> {
+        let session = &path.session;
+        let mut state = session.lock();
+        let out = &mut self.scratch[HEADROOM..];
+        let result = state.receive(from, message, out, &mut self.outbox);
+        if state.has_news() {
+            state.report(session.id, |event| self.core.event(event));
+        }
+        drop(state);
+        let len = result.inspect_err(|_| session.counters.dropped(1))?;
+        session.counters.heard(self.core.start, self.now);
+        if len == 0 {
+            return Ok(());
+        }
+        let origin = Origin { path: Some(path), from };
+        let result = gre::inside(&self.scratch[HEADROOM..HEADROOM + len]).and_then(|range| {
+            self.gre(snapshot, origin, range.start + HEADROOM..range.end + HEADROOM)
+        });
+        result.inspect_err(|_| origin.dropped())
+    }
+
+    /// A packet of a raw socket.
+    fn clear(&mut self, snapshot: &Snapshot, from: SocketAddr, packet: &[u8]) {
+        let from = SocketAddr::new(from.ip(), 0);
+        let origin = Origin { path: snapshot.by_address.get(&from.ip()), from };
+        // IPv4 comes with its header, IPv6 without.
+        let range = if from.is_ipv4() { gre::inside(packet) } else { Ok(0..packet.len()) };
+        let result = range.and_then(|range| {
+            let end = HEADROOM + range.len();
+            self.scratch[HEADROOM..end].copy_from_slice(&packet[range]);
+            if let Some(path) = origin.path {
+                path.session.counters.heard(self.core.start, self.now);
+            }
+            self.gre(snapshot, origin, HEADROOM..end)
+        });
+        if let Err(reason) = result {
+            self.core.drops.count(reason);
+            origin.dropped();
+        }
+    }
+
+    /// A GRE packet that lies in the scratch buffer.
+    fn gre(
+        &mut self,
+        snapshot: &Snapshot,
+        origin: Origin<'_>,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), Reason> {
+        let (protocol, offset) = gre::decode(&self.scratch[range.clone()], self.core.config.key)?;
+        let begin = range.start + offset;
+        let payload = &self.scratch[begin..range.end];
+        if protocol == Protocol::Nhrp {
+            let peer = origin.path.map(|path| path.session.id);
+            let packet = payload.to_vec();
+            self.core.event(Event::Nhrp { peer, from: origin.from, packet });
+            return Ok(());
+        }
+        let header = Header::parse(payload).ok_or(Reason::Malformed)?;
+        if Protocol::of(payload) != protocol {
+            return Err(Reason::Malformed);
+        }
+        let end = begin + header.total_len;
+        let sources = origin.path.and_then(|path| path.sources.as_deref());
+        let ingress = origin.path.map(|path| path.session.id);
+        if let Some(path) = origin.path {
+            path.session.counters.received(header.total_len as u64);
+        }
+        match snapshot.forwarding.arrival(ingress, sources, header.source, header.destination) {
+            Arrival::Drop(reason) => Err(reason),
+            Arrival::Kernel => {
+                let core = self.core;
+                let packet = &self.scratch[begin..end];
+                let mut write = |vnet: &_, packet: &_| core.deliver_large(vnet, packet);
+                self.coalescer.push(&header, packet, &mut write);
+                Ok(())
+            }
+            Arrival::Forward(via) => self.forward(origin, via, protocol, &header, begin..end),
+        }
+    }
+
+    /// Sends a packet on to another peer.
+    fn forward(
+        &mut self,
+        origin: Origin<'_>,
+        via: &Via<Arc<Path>>,
+        protocol: Protocol,
+        header: &Header,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), Reason> {
+        let path = &via.path;
+        if header.total_len > usize::from(path.mtu) && !header.fragmentable {
+            self.answer(origin, icmp::Error::TooBig(path.mtu), range);
+            return Err(Reason::TooBig);
+        }
+        if let Some(from) = origin.path
+            && self.redirects.pass((from.session.id, header.source, header.destination), self.now)
+        {
+            let quoted = &self.scratch[range.start..range.end.min(range.start + QUOTE)];
+            let event = Event::Redirect { peer: from.session.id, packet: quoted.to_vec() };
+            self.core.event(event);
+        }
+        if !ip::decrement_ttl(&mut self.scratch[range.clone()]) {
+            self.answer(origin, icmp::Error::TimeExceeded, range);
+            return Err(Reason::TimeExceeded);
+        }
+        via.packets.fetch_add(1, Relaxed);
+        let begin = range.start - path.headers.len();
+        let len = path.wrap(&mut self.scratch[begin..], protocol, range.len());
+        let plain = &self.scratch[begin..begin + len];
+        path.session.lock().seal(plain, &mut self.outbox)?;
+        path.session.counters.sent(1, range.len() as u64);
+        if let Some(from) = origin.path {
+            from.session.counters.forwarded();
+        }
+        Ok(())
+    }
+
+    /// Tells the sender of a packet, through the path that it came by, why it cannot go on.
+    fn answer(&mut self, origin: Origin<'_>, error: icmp::Error, range: std::ops::Range<usize>) {
+        let Some(path) = origin.path else { return };
+        let packet = &self.scratch[range];
+        let Some(own) = self.core.own_address(packet[0] >> 4 == 4) else { return };
+        if !self.errors.take(ERRORS, ERRORS, self.now) {
+            return;
+        }
+        let mut reply = [0; icmp::MAX];
+        let mut plain = [0; icmp::MAX + 64];
+        if let Some(len) = icmp::error(error, packet, own, &mut reply) {
+            let protocol = Protocol::of(&reply);
+            let sent = path.send(protocol, &reply[..len], &mut plain, &mut self.outbox);
+            if let Err(reason) = sent {
+                self.core.drops.count(reason);
+            }
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The userspace data plane: a TUN device, GRE of our own, and WireGuard sessions, on any Linux
+//! that has `/dev/net/tun`.
+//!
+//! ```text
+//!   kernel ── TUN ──▶ egress thread ──▶ look up ── GRE ── seal ──▶ UDP ──▶ underlay
+//!          ◀────────  ingress thread ◀── open ── GRE ── decide ◀── UDP ◀──
+//!                          └────────── forward to another peer ──────┘
+//! ```
+//!
+//! Two threads carry the packets, in batches: the kernel hands over and takes TCP streams in
+//! pieces of up to 64 KiB, and UDP datagrams of one length to one peer in one system call.
+//! They read a [`Snapshot`] that the control plane swaps, and report by a bounded queue.
+
+mod coalesce;
+mod control;
+mod counters;
+mod egress;
+mod forward;
+mod gre;
+mod icmp;
+mod ingress;
+mod ip;
+mod limit;
+mod outbox;
+mod peers;
+mod segment;
+mod socket;
+pub(crate) mod tun;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use overlay::desired::{Desired, Event, PeerCounters, PeerId};
+use tokio::sync::{mpsc, watch};
+
+use crate::Error;
+use crate::netlink::Kernel;
+use control::Control;
+use counters::{Drops, Reason};
+use forward::Forwarding;
+use gre::{Headers, Protocol};
+use outbox::Outbox;
+use peers::Path;
+use segment::Vnet;
+use socket::Sockets;
+use tun::Tun;
+
+/// What the userspace data plane is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the tunnel device, 1 to 15 bytes.
+    pub interface: String,
+    /// Own tunnel addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// MTU of the tunnel device; `None`: what [`crate::tunnel_mtu`] makes of the underlay's.
+    pub mtu: Option<u16>,
+    /// MTU of the underlay.
+    pub underlay_mtu: u16,
+    /// GRE key.
+    pub key: Option<u32>,
+    /// UDP port for IKE and WireGuard.
+    pub port: u16,
+    /// GRE in clear (`security: none`): no UDP at all.
+    pub clear: bool,
+    /// Own NBMA address where it is known: it stands in the GRE packets inside the encryption.
+    pub source: Option<IpAddr>,
+    /// Send from `source` even where the kernel would choose another own address (a loopback
+    /// address, for example).
+    pub bind_source: bool,
+    /// Underlay device that carries everything; needs CAP_NET_RAW.
+    pub device: Option<String>,
+    /// WireGuard keepalive in seconds: holds mappings of address translators open.
+    pub keepalive: Option<u16>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interface: "dmvpn0".into(),
+            addresses: Vec::new(),
+            mtu: None,
+            underlay_mtu: 1500,
+            key: None,
+            port: 4500,
+            clear: false,
+            source: None,
+            bind_source: false,
+            device: None,
+            keepalive: Some(20),
+        }
+    }
+}
+
+/// Stack of a packet thread; their buffers are on the heap.
+const STACK: usize = 256 << 10;
+
+/// A running userspace data plane.
+#[derive(Debug)]
+pub struct Userspace {
+    core: Arc<Core>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    kernel: Kernel,
+    index: u32,
+    routes: watch::Sender<BTreeSet<IpNet>>,
+}
+
+/// What the threads and the handle share.
+pub(crate) struct Core {
+    pub config: Config,
+    pub tun: Tun,
+    pub sockets: Arc<Sockets>,
+    pub snapshot: ArcSwap<Snapshot>,
+    pub drops: Arc<Drops>,
+    pub events: mpsc::Sender<Event>,
+    pub start: Instant,
+    control: Mutex<Control>,
+    stopping: AtomicBool,
+    wake_egress: EventFd,
+    wake_ingress: EventFd,
+}
+
+/// What the packet threads look things up in; never changed, only replaced.
+pub(crate) struct Snapshot {
+    pub forwarding: Forwarding<Arc<Path>>,
+    pub paths: BTreeMap<PeerId, Arc<Path>>,
+    /// WireGuard sessions by the upper 24 bits of their receiver indexes.
+    pub by_index: BTreeMap<u32, Arc<Path>>,
+    /// Clear paths by NBMA address.
+    pub by_address: BTreeMap<IpAddr, Arc<Path>>,
+    pub multicast: Vec<Arc<Path>>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Reports without waiting; `false` when the queue is full.
+    pub(crate) fn event(&self, event: Event) -> bool {
+        let taken = self.events.try_send(event).is_ok();
+        if !taken {
+            self.drops.count(Reason::EventQueue);
+        }
+        taken
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    /// Own tunnel address of one family.
+    pub(crate) fn own_address(&self, v4: bool) -> Option<IpAddr> {
+        self.config.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == v4)
+    }
+
+    /// Gives the kernel a packet that was not cut or joined.
+    pub(crate) fn deliver(&self, packet: &[u8]) {
+        self.deliver_large(&Vnet::default(), packet);
+    }
+
+    pub(crate) fn deliver_large(&self, vnet: &Vnet, packet: &[u8]) {
+        if self.tun.write(vnet, packet).is_err() {
+            self.drops.count(Reason::DeviceFailed);
+        }
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The prefixes for which the kernel has routes that do not lead into the tunnel.
+    pub(crate) fn set_local(&self, local: BTreeSet<IpNet>) {
+        let mut control = self.control();
+        if control.local != local {
+            control.local = local;
+            self.snapshot.store(Arc::new(control.snapshot(&self.config)));
+        }
+    }
+
+    fn wake(&self) {
+        // A write can fail only where the counter is full, and then the thread is awake.
+        let _ = self.wake_egress.write(1);
+        let _ = self.wake_ingress.write(1);
+    }
+}
+
+impl Userspace {
+    /// Makes the tunnel device, binds the socket and starts the packet threads. `events` should
+    /// hold some hundred: what does not fit is dropped and counted, but for [`Event::Up`],
+    /// [`Event::Down`] and [`Event::Moved`], which are said again.
+    ///
+    /// # Errors
+    /// What is missing or taken; nothing is left behind then.
+    pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Self, Error> {
+        let device = config.device.as_deref();
+        let sockets = Arc::new(if config.clear {
+            Sockets::gre(device)?
+        } else {
+            Sockets::udp(config.port, device)?
+        });
+        if config.bind_source {
+            sockets.underlay_changed(config.source, device);
+        }
+        let tun = Tun::create(&config.interface)?;
+        let control = Control::new(config.source, config.underlay_mtu);
+        let kernel = Kernel::connect()?;
+        let index = kernel
+            .configure(&config.interface, &config.addresses, control.device_mtu(&config))
+            .await?;
+        let wake = || {
+            EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+                .map_err(|errno| Error::Thread(errno.into()))
+        };
+        let core = Arc::new(Core {
+            tun,
+            sockets,
+            snapshot: ArcSwap::from_pointee(control.snapshot(&config)),
+            drops: Arc::default(),
+            events,
+            start: Instant::now(),
+            control: Mutex::new(control),
+            stopping: AtomicBool::new(false),
+            wake_egress: wake()?,
+            wake_ingress: wake()?,
+            config,
+        });
+        let (routes, desired) = watch::channel(BTreeSet::new());
+        let mut this = Self { core: core.clone(), threads: Vec::new(), kernel, index, routes };
+        this.kernel.keep_routes(index, desired, Arc::downgrade(&core)).await?;
+        this.spawn("dp-egress", egress::run)?;
+        this.spawn("dp-ingress", ingress::run)?;
+        Ok(this)
+    }
+
+    fn spawn(&mut self, name: &str, run: fn(&Core)) -> Result<(), Error> {
+        let core = self.core.clone();
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK);
+        let thread = thread.spawn(move || run(&core)).map_err(Error::Thread)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Compares with what is, and repairs the difference. Cheap where little changed; kernel
+    /// routes follow a moment later.
+    pub fn apply(&self, desired: &Desired) {
+        let core = &*self.core;
+        let mut outbox = Outbox::small(core.sockets.clone(), core.drops.clone());
+        let mut control = core.control();
+        if !control.apply(&core.config, desired) {
+            return;
+        }
+        core.snapshot.store(Arc::new(control.snapshot(&core.config)));
+        control.start_sessions(&mut outbox);
+        drop(control);
+        self.routes.send_if_modified(|routes| {
+            let changed = *routes != desired.routes;
+            if changed {
+                routes.clone_from(&desired.routes);
+            }
+            changed
+        });
+        core.wake();
+    }
+
+    /// The underlay's address or MTU is another one.
+    pub async fn set_underlay(&self, source: Option<IpAddr>, mtu: u16) {
+        let core = &*self.core;
+        let device = core.config.device.as_deref();
+        core.sockets.underlay_changed(source.filter(|_| core.config.bind_source), device);
+        let device_mtu = {
+            let mut control = core.control();
+            control.set_underlay(source, mtu);
+            core.snapshot.store(Arc::new(control.snapshot(&core.config)));
+            control.device_mtu(&core.config)
+        };
+        if let Err(error) =
+            self.kernel.set_mtu(&core.config.interface, self.index, device_mtu).await
+        {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// MTU of the tunnel device in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.core.control().device_mtu(&self.core.config)
+    }
+
+    /// Sends an IKE message (the non-ESP marker is added here); not with `security: none`.
+    pub fn send_ike(&self, to: SocketAddr, datagram: &[u8]) {
+        if self.core.config.clear {
+            return self.core.drops.count(Reason::SendFailed);
+        }
+        // RFC 3948 §2.2
+        let mut message = vec![0; 4];
+        message.extend_from_slice(datagram);
+        if let Err(error) = self.core.sockets.send(to, &message, None) {
+            tracing::debug!("IKE to {to}: {error}");
+            self.core.drops.count(Reason::SendFailed);
+        }
+    }
+
+    /// Sends an NHRP packet (ar$afn first) to a peer.
+    pub fn send_nhrp(&self, peer: PeerId, packet: &[u8]) {
+        let core = &*self.core;
+        let snapshot = core.snapshot.load();
+        let Some(path) = snapshot.paths.get(&peer) else {
+            return core.drops.count(Reason::UnknownPeer);
+        };
+        let mut outbox = Outbox::small(core.sockets.clone(), core.drops.clone());
+        let mut scratch = vec![0; path.room(packet.len())];
+        if let Err(reason) = path.send(Protocol::Nhrp, packet, &mut scratch, &mut outbox) {
+            core.drops.count(reason);
+        }
+    }
+
+    /// Sends an NHRP packet to a node that is no peer yet; only with `security: none`.
+    pub fn send_nhrp_clear(&self, to: IpAddr, packet: &[u8]) {
+        let core = &*self.core;
+        if !core.config.clear {
+            return core.drops.count(Reason::SendFailed);
+        }
+        let headers = Headers::new(None, core.config.key);
+        let mut message = vec![0; headers.len()];
+        headers.write(&mut message, Protocol::Nhrp, packet.len());
+        message.extend_from_slice(packet);
+        if core.sockets.send(SocketAddr::new(to, 0), &message, None).is_err() {
+            core.drops.count(Reason::SendFailed);
+        }
+    }
+
+    /// Counters of every path.
+    pub fn counters(&self) -> BTreeMap<PeerId, PeerCounters> {
+        let snapshot = self.core.snapshot.load();
+        snapshot.paths.iter().map(|(&id, path)| (id, path.session.counters.read())).collect()
+    }
+
+    /// Packets that took the forwarding entry for exactly this prefix; 0 where there is none.
+    pub fn packets(&self, prefix: IpNet) -> u64 {
+        self.core.snapshot.load().forwarding.packets(prefix).unwrap_or(0)
+    }
+
+    /// Drops since the start, by reason.
+    pub fn drops(&self) -> BTreeMap<&'static str, u64> {
+        self.core.drops.read()
+    }
+
+    /// What the kernel does for whole batches, in words for the log.
+    pub fn offloads(&self) -> String {
+        let tun = self.core.tun.offloads();
+        let (gso, gro) = self.core.sockets.offloads();
+        let names = [("TSO", tun.tso), ("USO", tun.uso), ("UDP GSO", gso), ("UDP GRO", gro)];
+        let have: Vec<_> = names.iter().filter(|(_, have)| *have).map(|(name, _)| *name).collect();
+        if have.is_empty() { "none".into() } else { have.join(", ") }
+    }
+
+    /// Takes routes and device away.
+    pub async fn stop(mut self) {
+        self.halt();
+        for thread in std::mem::take(&mut self.threads) {
+            // The threads poll their wake-up; this takes no longer than one batch.
+            if thread.join().is_err() {
+                tracing::error!("a packet thread panicked");
+            }
+        }
+        self.kernel.close().await;
+    }
+
+    fn halt(&self) {
+        self.core.stopping.store(true, Relaxed);
+        self.core.wake();
+    }
+}
+
+impl Drop for Userspace {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+/// An address that stands for "not known" in the GRE packets inside the encryption.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

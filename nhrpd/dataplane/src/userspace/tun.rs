@@ -1,0 +1,112 @@
+//! The TUN device: IP packets with a virtio header before each, so that large TCP and UDP
+//! packets pass in one piece.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use super::segment::Vnet;
+use crate::Error;
+
+/// What the device hands over and takes in one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offloads {
+    pub tso: bool,
+    pub uso: bool,
+}
+
+/// A TUN device; it is gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Tun {
+    file: File,
+    offloads: Offloads,
+}
+
+impl Tun {
+    pub(crate) fn create(name: &str) -> Result<Self, Error> {
+        let valid = (1..=15).contains(&name.len())
+            && !matches!(name, "." | "..")
+            && !name.bytes().any(|b| b == b'/' || b == b'%' || b == b':' || b <= b' ');
+        if !valid {
+            return Err(Error::InterfaceName(name.into()));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/net/tun")
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => Error::TunPermission,
+                _ => Error::NoTun(error),
+            })?;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        set_interface(&file, name, flags).map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Error::TunPermission,
+            Some(libc::EBUSY) => Error::InterfaceExists(name.into()),
+            Some(libc::EINVAL) => Error::InterfaceName(name.into()),
+            _ => Error::NoTun(error),
+        })?;
+        let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        let uso = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+        let offloads = if set_offload(&file, tso | uso).is_ok() {
+            Offloads { tso: true, uso: true }
+        } else {
+            Offloads { tso: set_offload(&file, tso).is_ok(), uso: false }
+        };
+        Ok(Self { file, offloads })
+    }
+
+    pub(crate) fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    /// Reads one packet with its virtio header; `WouldBlock` when there is none.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Writes one packet.
+    pub(crate) fn write(&self, vnet: &Vnet, packet: &[u8]) -> io::Result<()> {
+        let vnet = vnet.encode();
+        (&self.file).write_vectored(&[IoSlice::new(&vnet), IoSlice::new(packet)]).map(drop)
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[allow(unsafe_code)]
+fn set_interface(file: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which lives through the call; the name is
+    // shorter than the field, so a zero ends it.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[allow(unsafe_code)]
+fn set_offload(file: &File, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    let result =
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `IFF_*` features that the driver has (`TUNGETFEATURES`).
+#[allow(unsafe_code)]
+pub(crate) fn features() -> io::Result<libc::c_int> {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    let mut features: libc::c_uint = 0;
+    // SAFETY: TUNGETFEATURES writes one unsigned int.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETFEATURES, &raw mut features) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(features as libc::c_int) }
+}
