@@ -42,6 +42,10 @@ pub(crate) struct Rank {
     pub(crate) nonce: Vec<u8>,
 }
 
+/// Another SA with the same peer has the greater [`Rank`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Superseded;
+
 /// Most that a peer can move our clock forward at once, so that none can use it up.
 const MAX_LEAP: u64 = 1 << 32;
 
@@ -66,21 +70,21 @@ impl Engine {
         })
     }
 
-    /// Finds whether a newly authenticated SA may live: the older ones that it replaces, or the
-    /// one that lives in its place.
+    /// Finds whether a newly authenticated SA may live: the older ones that it replaces, or an
+    /// error if one of them lives in its place.
     pub(crate) fn settle(
         &mut self,
         identity: &Identity,
         rank: &Rank,
         instance: Option<u64>,
-    ) -> Result<Vec<SaId>, SaId> {
+    ) -> Result<Vec<SaId>, Superseded> {
         self.witness(rank.stamp);
         let mut replaced = Vec::new();
         for sa in self.with_identity(identity) {
             let State::Established(other) = &sa.state else { continue };
             let same_run = instance.is_some() && other.instance == instance;
             if same_run && other.rank > *rank {
-                return Err(sa.id);
+                return Err(Superseded);
             }
             replaced.push(sa.id);
         }
@@ -118,7 +122,7 @@ impl Engine {
             .collect();
         for id in needless {
             let Some(sa) = self.take(id) else { continue };
-            self.fail(&sa, None, superseded(survivor.id));
+            self.fail_superseded(&sa, None);
             self.forget(sa);
         }
     }
@@ -132,6 +136,6 @@ impl Engine {
     }
 }
 
-pub(crate) fn superseded(survivor: SaId) -> Refusal {
-    Refusal(format!("superseded: SA {} with the same peer lives in its place", survivor.0))
+pub(crate) fn superseded() -> Refusal {
+    Refusal("superseded: another SA with the same peer lives in its place".into())
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use crate::crossing::superseded;
 use crate::crypto::channel::NotAuthentic;
 use crate::crypto::suite::Algorithms;
 use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
@@ -513,7 +514,15 @@ impl Engine {
     /// Tells the layer above that `sa` does not come up.
     pub(crate) fn fail(&mut self, sa: &Sa, identity: Option<Identity>, reason: Refusal) {
         let (sa, remote, initiator) = (sa.id, sa.remote, sa.initiator);
-        self.event(Event::Failed { sa, remote, initiator, identity, reason });
+        let superseded = false;
+        self.event(Event::Failed { sa, remote, initiator, identity, reason, superseded });
+    }
+
+    /// Tells it that it need not, because another SA with the same peer lives.
+    pub(crate) fn fail_superseded(&mut self, sa: &Sa, identity: Option<Identity>) {
+        let (sa, remote, initiator) = (sa.id, sa.remote, sa.initiator);
+        let (reason, superseded) = (superseded(), true);
+        self.event(Event::Failed { sa, remote, initiator, identity, reason, superseded });
     }
 
     /// Sends a request and starts its retransmissions.

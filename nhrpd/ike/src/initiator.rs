@@ -238,8 +238,12 @@ impl Engine {
         else {
             return Fate::Forget;
         };
-        if let Some((_, words)) = payloads.as_deref().ok().and_then(peer_refusal) {
-            self.fail(sa, None, Refusal(format!("peer refused us: {words}")));
+        if let Some((kind, words)) = payloads.as_deref().ok().and_then(peer_refusal) {
+            if kind == NotifyType::SUPERSEDED {
+                self.fail_superseded(sa, None);
+            } else {
+                self.fail(sa, None, Refusal(format!("peer refused us: {words}")));
+            }
             return Fate::Forget;
         }
         let newcomer = payloads.map_err(syntax).and_then(|payloads| {
@@ -256,15 +260,13 @@ impl Engine {
     /// RFC 7296 §2.21.2: for the responder the SA is up, and it has to learn that it is not.
     fn refuse_responder(&mut self, context: &mut Context<'_>, sa: &mut Sa, denial: Denial) {
         let Denial { notify, identity, reason, .. } = denial;
-        let request = match notify {
-            NotifyType::TEMPORARY_FAILURE => Request::Delete,
-            _ => Request::Refuse(reason.0.clone()),
+        let request = if notify == NotifyType::SUPERSEDED {
+            self.fail_superseded(sa, identity);
+            Request::Delete
+        } else {
+            self.fail(sa, identity, Refusal(format!("we refused the peer: {reason}")));
+            Request::Refuse(reason.0)
         };
-        let reason = match notify {
-            NotifyType::TEMPORARY_FAILURE => reason,
-            _ => Refusal(format!("we refused the peer: {reason}")),
-        };
-        self.fail(sa, identity, reason);
         self.begin_closing(context.now, sa, request, context.rng);
     }
 }

@@ -3,6 +3,7 @@
 //! Feed it datagrams, requests and the time; ask it for datagrams, events and the next deadline.
 //! Datagrams are IKE messages *without* the non-ESP marker: the shell adds and strips it.
 
+mod admission;
 mod auth;
 pub mod crossing;
 mod crypto;
@@ -178,6 +179,8 @@ pub enum Event {
         identity: Option<Identity>,
         /// Words for the operator: what failed, who refused whom, what to do.
         reason: Refusal,
+        /// No trouble: another SA with the same peer lives in its place (see [`crossing`]).
+        superseded: bool,
     },
     /// An established SA is gone.
     Closed {

@@ -2,12 +2,13 @@
 //!
 //! RFC 7296 §3.12 wants private extensions announced: both sides send [`VENDOR_ID`] in
 //! IKE_SA_INIT, and a node that does not see it speaks no word of the following. In IKE_AUTH,
-//! beside AUTH and so authenticated by it, each side sends two private status notifies:
+//! protected as everything there, each side sends the first two of these private notifies:
 //!
 //! ```text
-//! WIREGUARD 51820:  version (1 byte, 1) | X25519 public key (32 bytes, fresh for this SA)
-//! LINEAGE   51821:  instance (8 bytes) | stamp (8 bytes)
-//! REASON    51822:  UTF-8 text, at most 256 bytes, beside an error notify
+//! WIREGUARD  51820: version (1 byte, 1) | X25519 public key (32 bytes, fresh for this SA)
+//! LINEAGE    51821: instance (8 bytes) | stamp (8 bytes)
+//! REASON     51822: UTF-8 text, at most 256 bytes, beside an error notify
+//! SUPERSEDED 11820: (an error) another SA with the same peer lives in place of this one
 //! ```
 //!
 //! Such an IKE_AUTH makes no CHILD_SA (RFC 6023). The WireGuard pre-shared key is

@@ -3,17 +3,17 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::auth::{Denial, Peer, any_authority};
-use crate::crossing::{Rank, superseded};
+use crate::admission::Newcomer;
+use crate::auth::{Denial, any_authority};
 use crate::crypto::keys::{Contributions, Keys};
 use crate::crypto::signature;
 use crate::crypto::suite::describe;
 use crate::engine::{Context, Fate};
 use crate::limits::{DropReason, MAX_INIT_LEN};
-use crate::private::{self, Lineage, Offer, VENDOR_ID, WireGuardPair};
-use crate::sa::{Established, Handshake, Sa, SaCounters, State};
+use crate::private::{self, VENDOR_ID};
+use crate::sa::{Handshake, Sa, SaCounters, State};
 use crate::wire::{self, Exchange, Header, Notify, NotifyType, Payload, Proposal};
-use crate::{Engine, Event, Identity, Refusal, SaId, WireGuardKeys};
+use crate::{Engine, Event, Identity, Refusal};
 
 /// Bytes of our nonces (RFC 7296 §2.10: at least half of the prf's key).
 pub(crate) const NONCE_LEN: usize = 32;
@@ -202,7 +202,14 @@ impl Engine {
         if self.strangers.admit(context.now) {
             let (sa, remote) = (self.fresh_id(), from);
             let reason = Refusal(words);
-            self.event(Event::Failed { sa, remote, initiator: false, identity: None, reason });
+            self.event(Event::Failed {
+                sa,
+                remote,
+                initiator: false,
+                identity: None,
+                reason,
+                superseded: false,
+            });
         }
     }
 
@@ -225,12 +232,17 @@ impl Engine {
                 self.establish(context, sa, accepted.established);
             }
             Err(denial) => {
-                sa.identity.clone_from(&denial.identity);
-                let told = if denial.own_fault { "trouble of its own" } else { &denial.reason.0 };
-                let response = private::refusal(denial.notify, &denial.data, told);
-                self.respond(sa, Exchange::IKE_AUTH, &response);
-                let reason = Refusal(format!("we refused the peer: {}", denial.reason));
-                self.fail(sa, denial.identity, reason);
+                let Denial { notify, data, identity, reason, own_fault } = denial;
+                sa.identity.clone_from(&identity);
+                let told = if own_fault { "trouble of its own" } else { &reason.0 };
+                self.respond(sa, Exchange::IKE_AUTH, &private::refusal(notify, &data, told));
+                if notify == NotifyType::SUPERSEDED {
+                    self.fail_superseded(sa, identity);
+                } else if own_fault {
+                    self.fail(sa, identity, reason);
+                } else {
+                    self.fail(sa, identity, Refusal(format!("we refused the peer: {reason}")));
+                }
             }
         }
         Fate::Keep
@@ -260,77 +272,6 @@ impl Engine {
         response.extend(own_offer.payloads());
         Ok(Accepted { response, established: newcomer })
     }
-
-    /// What both roles check of a peer that has proven its identity, and the keys with it. `pair`
-    /// is our WireGuard key where the peer has it already.
-    pub(crate) fn admit(
-        &mut self,
-        context: &mut Context<'_>,
-        handshake: &Handshake,
-        peer: Peer,
-        payloads: &[Payload],
-        pair: Option<WireGuardPair>,
-    ) -> Result<(Offer, Newcomer), Denial> {
-        let initiator = pair.is_some();
-        let identity = Some(peer.identity.clone());
-        let deny = |kind, reason| Denial::new(kind, identity.clone(), reason);
-        let refuse = |reason| deny(NotifyType::NO_PROPOSAL_CHOSEN, reason);
-        let offer = Offer::find(payloads).map_err(refuse)?;
-        let instance = offer.lineage.map(|lineage| lineage.instance);
-        let own = Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
-        let rank = handshake.rank(if initiator { Some(own) } else { offer.lineage });
-        let replaced = self
-            .settle(&peer.identity, &rank, instance)
-            .map_err(|survivor| deny(NotifyType::TEMPORARY_FAILURE, superseded(survivor)))?;
-        if self.established.len() >= self.config.established + replaced.len() {
-            let words = format!("table of {} SAs is full", self.config.established);
-            return Err(deny(NotifyType::TEMPORARY_FAILURE, Refusal(words)));
-        }
-        let pair = match pair {
-            Some(pair) => pair,
-            None => WireGuardPair::generate(context.rng)
-                .map_err(|error| refuse(Refusal(error.to_string())))?,
-        };
-        let own_offer = Offer { public_key: pair.public, lineage: Some(own) };
-        let preshared_key = private::preshared_key(
-            handshake.suite.prf,
-            &handshake.sk_d,
-            &handshake.initiator_nonce,
-            &handshake.responder_nonce,
-        );
-        let keys = pair.keys(offer.public_key, &preshared_key).map_err(refuse)?;
-        let initial_contact = private::notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
-        Ok((own_offer, Newcomer { peer, rank, instance, replaced, keys, initial_contact }))
-    }
-
-    /// Both sides are authenticated.
-    pub(crate) fn establish(&mut self, context: &mut Context<'_>, sa: &mut Sa, new: Newcomer) {
-        let Newcomer { peer, rank, instance, replaced, keys, initial_contact } = new;
-        sa.state = State::Established(Established { rank, instance });
-        sa.identity = Some(peer.identity.clone());
-        self.established.insert((peer.identity.clone(), sa.id));
-        self.event(Event::Established {
-            sa: sa.id,
-            remote: sa.remote,
-            initiator: sa.initiator,
-            identity: peer.identity,
-            certificates: peer.certificates,
-            keys,
-            initial_contact,
-        });
-        self.supersede(context.now, sa, replaced, context.rng);
-        self.send_queued(context.now, sa, context.rng);
-    }
-}
-
-/// An authenticated peer whose SA may live.
-pub(crate) struct Newcomer {
-    pub(crate) peer: Peer,
-    rank: Rank,
-    instance: Option<u64>,
-    replaced: Vec<SaId>,
-    keys: WireGuardKeys,
-    initial_contact: bool,
 }
 
 struct Accepted {

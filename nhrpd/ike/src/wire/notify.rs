@@ -43,6 +43,8 @@ notify_types! {
     NO_ADDITIONAL_SAS = 35;
     /// RFC 7296 §2.25.
     TEMPORARY_FAILURE = 43;
+    /// Private: another SA with the same peer lives, see [`crate::crossing`].
+    SUPERSEDED = 11820;
     /// RFC 7296 §2.4.
     INITIAL_CONTACT = 16384;
     /// RFC 4555 §3.5.
