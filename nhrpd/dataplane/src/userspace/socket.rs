@@ -162,7 +162,8 @@ impl Socket {
         device: Option<&str>,
     ) -> io::Result<Self> {
         let socket = RawSocket::new(domain, kind, Some(protocol))?;
-        if domain == Domain::IPV6 {
+        // A raw socket takes one family only anyhow.
+        if domain == Domain::IPV6 && kind == Type::DGRAM {
             socket.set_only_v6(true)?;
         }
         if let Some(device) = device {

@@ -35,10 +35,15 @@ impl Namespace {
     /// Runs `f` on this thread within the namespace; sockets that it makes stay there.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
         let home = File::open("/proc/thread-self/ns/net").unwrap();
-        setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+        self.enter();
         let result = f();
         setns(home, CloneFlags::CLONE_NEWNET).unwrap();
         result
+    }
+
+    /// Moves this thread there.
+    pub fn enter(&self) {
+        setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
     }
 
     /// As [`Self::output`], while this thread goes on with its tasks.
@@ -118,6 +123,10 @@ impl Internet {
         node.ip("link set eth0 up");
         node.ip(&format!("route add default via 10.9.{n}.1"));
         node.ip(&format!("-6 route add default via fd09:{n}::1"));
+        // A new link carries its first packets up to a second late.
+        for router in [format!("10.9.{n}.1"), format!("fd09:{n}::1")] {
+            node.ok(&format!("ping -n -c 1 -i 0.01 -w 10 {router}"));
+        }
         node
     }
 
@@ -134,7 +143,7 @@ impl Internet {
         let (sender, events) = mpsc::channel(256);
         // All that start() makes is made in the namespace of this thread.
         let home = File::open("/proc/thread-self/ns/net").unwrap();
-        setns(&namespace.0, CloneFlags::CLONE_NEWNET).unwrap();
+        namespace.enter();
         let plane = Userspace::start(config.clone(), sender).await.unwrap();
         setns(home, CloneFlags::CLONE_NEWNET).unwrap();
         Node { n, namespace, plane, events, seen: Vec::new(), desired: Desired::default(), config }
@@ -193,7 +202,10 @@ impl Node {
 
     /// Pings; how many of `count` were answered.
     pub fn ping(&self, arguments: &str, count: u32) -> u32 {
-        let output = self.namespace.output(&format!("ping -n -c {count} -i 0.01 -W 5 {arguments}"));
+        // With -w it waits for answers that come late; they are not lost.
+        let wait = if arguments.contains("-W") { "" } else { "-w 10" };
+        let command = format!("ping -n -c {count} -i 0.01 {wait} {arguments}");
+        let output = self.namespace.output(&command);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let received = text.split(", ").find_map(|part| part.strip_suffix(" received"));
         received.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
