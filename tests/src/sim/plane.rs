@@ -1,0 +1,332 @@
+//! A model of the userspace data plane: forwarding, redirects, and a session for each peer.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use nhrp::engine::Usage;
+use overlay::desired::{Desired, Event, PeerId, Transport};
+
+use super::packet::IpPacket;
+use super::tunnel::{Key, Life, Message, Tunnel};
+
+/// What travels over the underlay.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// An IKE message.
+    Ike(Vec<u8>),
+    /// A WireGuard message of the session with this pre-shared key.
+    WireGuard(Key, Message),
+    /// GRE in the clear.
+    Gre(Inner),
+}
+
+/// What GRE carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inner {
+    /// NHRP.
+    Nhrp(Vec<u8>),
+    /// A packet of the LANs or the tunnel.
+    Ip(IpPacket),
+}
+
+/// What the data plane wants of the simulator.
+#[derive(Debug)]
+pub(super) enum Action {
+    Send(SocketAddr, Payload),
+    Event(Event),
+    /// The packet has arrived where it was to go.
+    Deliver(IpPacket),
+    Drop(IpPacket, &'static str),
+}
+
+/// One redirect per flow in this time.
+const REDIRECT_INTERVAL: Duration = Duration::from_secs(2);
+/// One report of an unknown sender in this time.
+const UNKNOWN_INTERVAL: Duration = Duration::from_secs(5);
+/// One report of a destination without a path in this time.
+const UNROUTABLE_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Session {
+    endpoint: SocketAddr,
+    /// `None` in the clear.
+    tunnel: Option<(Key, Tunnel)>,
+    reported: Life,
+}
+
+/// Counters of one node's life.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that came out of the tunnel and went back into it.
+    pub forwarded: u64,
+    /// Packets that arrived here.
+    pub delivered: u64,
+    /// Packets dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Plane {
+    own: IpAddr,
+    lans: Vec<IpNet>,
+    desired: Desired,
+    sessions: BTreeMap<PeerId, Session>,
+    by_key: BTreeMap<Key, PeerId>,
+    sent: BTreeMap<IpNet, u64>,
+    redirected: Recently<(PeerId, IpAddr, IpAddr)>,
+    unknown: Recently<SocketAddr>,
+    unroutable: Recently<IpAddr>,
+    pub(super) counters: Counters,
+}
+
+impl Usage for Plane {
+    fn packets(&self, prefix: IpNet) -> u64 {
+        self.sent.get(&prefix).copied().unwrap_or(0)
+    }
+}
+
+impl Plane {
+    /// For a node with this tunnel address and these prefixes behind it.
+    pub(super) fn new(own: IpAddr, lans: Vec<IpNet>) -> Self {
+        Self {
+            own,
+            lans,
+            desired: Desired::default(),
+            sessions: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            redirected: Recently::new(REDIRECT_INTERVAL),
+            unknown: Recently::new(UNKNOWN_INTERVAL),
+            unroutable: Recently::new(UNROUTABLE_INTERVAL),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Makes it so.
+    pub(super) fn apply(&mut self, now: Instant, desired: &Desired) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.sessions.retain(|id, _| desired.peers.contains_key(id));
+        self.by_key.retain(|_, id| desired.peers.contains_key(id));
+        self.sent.retain(|prefix, _| desired.forwarding.contains_key(prefix));
+        for (&id, peer) in &desired.peers {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                // Where the data plane found the peer itself, that is newer.
+                if self.desired.peers.get(&id).is_some_and(|old| old.endpoint != peer.endpoint) {
+                    session.endpoint = peer.endpoint;
+                }
+                continue;
+            }
+            let mut messages = Vec::new();
+            let tunnel = match &peer.transport {
+                Transport::Clear => None,
+                Transport::WireGuard { preshared_key, initiate, .. } => {
+                    let mut tunnel = Tunnel::new(now, *initiate);
+                    tunnel.start(now, &mut messages);
+                    self.by_key.insert(**preshared_key, id);
+                    Some((**preshared_key, tunnel))
+                }
+            };
+            let session = Session { endpoint: peer.endpoint, tunnel, reported: Life::New };
+            session.send(messages, &mut actions);
+            self.sessions.insert(id, session);
+        }
+        self.desired = desired.clone();
+        actions
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let deadline = |session: &Session| session.tunnel.as_ref()?.1.deadline();
+        self.sessions.values().filter_map(deadline).min()
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (&id, session) in &mut self.sessions {
+            let Some((_, tunnel)) = &mut session.tunnel else { continue };
+            let mut messages = Vec::new();
+            tunnel.tick(now, &mut messages);
+            session.send(messages, &mut actions);
+            session.report(id, &mut actions);
+        }
+        actions
+    }
+
+    /// Sends through a session.
+    pub(super) fn seal(&mut self, now: Instant, id: PeerId, inner: Inner) -> Vec<Action> {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return dropped(inner, "no such session");
+        };
+        let Some((_, tunnel)) = &mut session.tunnel else {
+            return vec![Action::Send(session.endpoint, Payload::Gre(inner))];
+        };
+        let mut messages = Vec::new();
+        if !tunnel.seal(now, Some(inner.clone()), &mut messages) {
+            return dropped(inner, "no keys yet");
+        }
+        let mut actions = Vec::new();
+        session.send(messages, &mut actions);
+        actions
+    }
+
+    /// A WireGuard message came in.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        key: Key,
+        message: Message,
+    ) -> Vec<Action> {
+        let id = self.by_key.get(&key).copied();
+        let found = id.and_then(|id| Some((id, self.sessions.get_mut(&id)?)));
+        let Some((id, session)) = found else {
+            let news = self.unknown.first(now, from);
+            return if news { vec![Action::Event(Event::Unknown { from })] } else { Vec::new() };
+        };
+        let Some((_, tunnel)) = &mut session.tunnel else { return Vec::new() };
+        let mut messages = Vec::new();
+        let (genuine, inner) = tunnel.open(now, message, &mut messages);
+        let mut actions = Vec::new();
+        if genuine && session.endpoint != from {
+            session.endpoint = from;
+            actions.push(Action::Event(Event::Moved { peer: id, endpoint: from }));
+        }
+        session.send(messages, &mut actions);
+        session.report(id, &mut actions);
+        actions
+            .extend(inner.map(|inner| self.arrive(now, Some(id), from, inner)).unwrap_or_default());
+        actions
+    }
+
+    /// GRE in the clear came in.
+    pub(super) fn receive_clear(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        inner: Inner,
+    ) -> Vec<Action> {
+        let from = SocketAddr::new(from.ip(), 0);
+        let peer = self.sessions.iter().find(|(_, s)| s.tunnel.is_none() && s.endpoint == from);
+        let peer = peer.map(|(&id, _)| id);
+        self.arrive(now, peer, from, inner)
+    }
+
+    fn arrive(
+        &mut self,
+        now: Instant,
+        peer: Option<PeerId>,
+        from: SocketAddr,
+        inner: Inner,
+    ) -> Vec<Action> {
+        match (inner, peer) {
+            (Inner::Nhrp(packet), peer) => vec![Action::Event(Event::Nhrp { peer, from, packet })],
+            (Inner::Ip(packet), Some(peer)) => self.arrival(now, peer, packet),
+            (Inner::Ip(packet), None) => vec![Action::Drop(packet, "from a stranger")],
+        }
+    }
+
+    /// A packet came out of a session.
+    fn arrival(&mut self, now: Instant, from: PeerId, mut packet: IpPacket) -> Vec<Action> {
+        let sources = self.desired.sources.get(&from);
+        let allowed = sources
+            .is_none_or(|sources| sources.iter().any(|source| source.contains(&packet.source)));
+        if !allowed || packet.source == self.own {
+            return vec![Action::Drop(packet, "spoofed source")];
+        }
+        let local = self.own == packet.destination
+            || self.lans.iter().any(|lan| lan.contains(&packet.destination));
+        if local {
+            return vec![Action::Deliver(packet)];
+        }
+        match self.lookup(packet.destination) {
+            None => vec![Action::Drop(packet, "no route")],
+            Some((_, to)) if to == from => vec![Action::Drop(packet, "back where it came from")],
+            Some(_) if packet.ttl <= 1 => vec![Action::Drop(packet, "TTL")],
+            Some((prefix, to)) => {
+                let mut actions = Vec::new();
+                if self.redirected.first(now, (from, packet.source, packet.destination)) {
+                    let packet = packet.bytes();
+                    actions.push(Action::Event(Event::Redirect { peer: from, packet }));
+                }
+                packet.ttl -= 1;
+                self.counters.forwarded += 1;
+                *self.sent.entry(prefix).or_default() += 1;
+                actions.extend(self.seal(now, to, Inner::Ip(packet)));
+                actions
+            }
+        }
+    }
+
+    /// The kernel sends a packet into the tunnel.
+    pub(super) fn departure(&mut self, now: Instant, packet: IpPacket) -> Vec<Action> {
+        let destination = packet.destination;
+        let Some((prefix, to)) = self.lookup(destination) else {
+            let mut actions = vec![Action::Drop(packet, "unroutable")];
+            if self.unroutable.first(now, destination) {
+                actions.push(Action::Event(Event::Unroutable { destination }));
+            }
+            return actions;
+        };
+        *self.sent.entry(prefix).or_default() += 1;
+        self.seal(now, to, Inner::Ip(packet))
+    }
+
+    fn lookup(&self, destination: IpAddr) -> Option<(IpNet, PeerId)> {
+        (0..=32).rev().find_map(|length| {
+            let prefix = IpNet::new(destination, length).ok()?.trunc();
+            self.desired.forwarding.get(&prefix).map(|&peer| (prefix, peer))
+        })
+    }
+}
+
+fn dropped(inner: Inner, reason: &'static str) -> Vec<Action> {
+    match inner {
+        Inner::Ip(packet) => vec![Action::Drop(packet, reason)],
+        Inner::Nhrp(_) => Vec::new(),
+    }
+}
+
+impl Session {
+    fn send(&self, messages: Vec<Message>, actions: &mut Vec<Action>) {
+        let Some((key, _)) = &self.tunnel else { return };
+        actions.extend(
+            messages
+                .into_iter()
+                .map(|message| Action::Send(self.endpoint, Payload::WireGuard(*key, message))),
+        );
+    }
+
+    /// Tells what the control plane does not know yet.
+    fn report(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
+        let Some((_, tunnel)) = &self.tunnel else { return };
+        if tunnel.life != self.reported {
+            self.reported = tunnel.life;
+            actions.push(Action::Event(match tunnel.life {
+                Life::Down => Event::Down { peer },
+                Life::New | Life::Up => Event::Up { peer },
+            }));
+        }
+    }
+}
+
+/// Lets the first of each kind pass, and the next one when an interval is over.
+#[derive(Debug)]
+struct Recently<T> {
+    interval: Duration,
+    seen: BTreeMap<T, Instant>,
+}
+
+impl<T: Ord> Recently<T> {
+    fn new(interval: Duration) -> Self {
+        Self { interval, seen: BTreeMap::new() }
+    }
+
+    fn first(&mut self, now: Instant, kind: T) -> bool {
+        if self.seen.get(&kind).is_some_and(|&at| now - at < self.interval) {
+            return false;
+        }
+        self.seen.insert(kind, now);
+        true
+    }
+}
