@@ -23,6 +23,7 @@ pub mod capture;
 pub mod decode;
 mod keeper;
 mod network;
+pub mod ping;
 mod process;
 pub mod state;
 mod topology;

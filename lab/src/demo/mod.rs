@@ -1,7 +1,6 @@
 //! `lab demo`: the whole story of a DMVPN, told while it happens.
 
 mod page;
-mod ping;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -13,10 +12,10 @@ use std::time::{Duration, Instant};
 use control::{Dmvpn, NhsState, Peer, PeerState};
 use ipnet::Ipv4Net;
 use lab::decode::{self, Kind, Message, Packet};
+use lab::ping::{Ping, Replies};
 use lab::{Capture, Daemon, Error, Lab, Topology};
 
 use page::Page;
-use ping::{Ping, Replies};
 
 const TOPOLOGY: &str = include_str!("../../../configs/lab/demo.yaml");
 const FILE: &str = "configs/lab/demo.yaml";
@@ -98,7 +97,7 @@ fn tell(page: &mut Page, name: Option<&str>) -> Result<(), Error> {
 
     page.chapter("Six machines");
     page.say("Each is a network namespace; each public network hangs on the router `internet`.");
-    let before = Ping::start(lab.node("host-a")?, HOST_B, 1, 1000)?.finish();
+    let before = Ping::start(lab.node("host-a")?, HOST_B, Some(1), 1000)?.finish();
     page.check(before.received() == 0, "without the overlay host-a cannot reach host-b");
 
     page.chapter("The overlay starts");
@@ -155,10 +154,15 @@ fn story(page: &mut Page, lab: &Lab, captures: Vec<Capture>) -> Result<(), Error
     );
     page.say("loses the first of five here.");
     page.command("host-a", format_args!("ping -c 200 -i 0.01 {HOST_B}"));
-    let replies = Ping::start(host_a, HOST_B, 200, 10)?.finish();
+    let replies = Ping::start(host_a, HOST_B, Some(200), 10)?.finish();
     page.check(
         replies.lost() == 0,
-        format!("{} sent, {} received, {} lost", replies.sent, replies.received(), replies.lost()),
+        format!(
+            "{} sent, {} received, {} lost",
+            replies.sent(),
+            replies.received(),
+            replies.lost()
+        ),
     );
     direct_at_last(page, &replies);
     show(page, lab)?;
@@ -168,7 +172,7 @@ fn story(page: &mut Page, lab: &Lab, captures: Vec<Capture>) -> Result<(), Error
     let counted = forwarded(&when(lab, "hub", |_| true)?);
     let cable = lab.capture("hub-wan")?;
     page.command("host-a", format_args!("ping -c 50 -i 0.01 {HOST_B}"));
-    let replies = Ping::start(host_a, HOST_B, 50, 10)?.finish();
+    let replies = Ping::start(host_a, HOST_B, Some(50), 10)?.finish();
     let cable = cable.stop()?;
     let after = forwarded(&when(lab, "hub", |_| true)?);
     let data = |bytes: &[u8]| Packet::of(bytes).kind == Kind::WireGuard(Message::Data);
@@ -191,20 +195,20 @@ fn story(page: &mut Page, lab: &Lab, captures: Vec<Capture>) -> Result<(), Error
     page.say(&format!("spoke-b's provider moves it from 192.0.2.10 to {NEW_ADDRESS} in mid-ping."));
     let captures = record(lab)?;
     page.command("host-a", format_args!("ping -c 500 -i 0.02 {HOST_B}"));
-    let mut ping = Ping::start(host_a, HOST_B, 500, 20)?;
-    ping.until_replies(50);
+    let mut ping = Ping::start(host_a, HOST_B, Some(500), 20)?;
+    ping.until("50 replies", PATIENCE, |replies| replies.received() >= 50)?;
     page.command("spoke-b", format_args!("ip address replace {NEW_ADDRESS}/24 dev eth0"));
     lab.node("spoke-b")?.renumber("eth0", Ipv4Net::new_assert(NEW_ADDRESS, 24).into())?;
     let replies = ping.finish();
     let (lost, gap) = (replies.lost(), replies.longest_gap_ms());
     page.check(
         replies.last_answered(50),
-        format!("the ping goes on: {lost} of {} lost, {gap} ms without a reply", replies.sent),
+        format!("the ping goes on: {lost} of {} lost, {gap} ms without a reply", replies.sent()),
     );
     when(lab, "hub", spoke_b_moved)?;
     page.check(true, "the hub knows the new address");
     when(lab, "spoke-a", spoke_b_moved)?;
-    let replies = Ping::start(host_a, HOST_B, 50, 10)?.finish();
+    let replies = Ping::start(host_a, HOST_B, Some(50), 10)?.finish();
     direct_at_last(page, &replies);
     page.command("spoke-a", "overlayctl show dmvpn");
     page.output(&lab.node("spoke-a")?.run(["overlayctl", "show", "dmvpn"])?);
