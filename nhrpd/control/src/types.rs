@@ -217,7 +217,7 @@ pub struct Session {
 /// A WireGuard session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wireguard {
-    /// Since the last handshake; `null` = none yet.
+    /// Since the last handshake; `null` = none yet, or not known.
     pub last_handshake_seconds: Option<u64>,
 }
 
@@ -444,7 +444,7 @@ pub struct IkeSa {
     pub age_seconds: u64,
     /// Who the peer proved to be: certificate subject.
     pub identity: Option<String>,
-    /// Algorithms, as `X25519, AES-256-GCM, PRF-HMAC-SHA2-256`.
+    /// Algorithms, as `aes256gcm16-sha256-x25519`.
     pub suite: Option<String>,
 }
 

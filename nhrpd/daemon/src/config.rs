@@ -21,9 +21,6 @@ use pki::{ExtendedKeyUsagePolicy, KeyUsagePolicy};
 pub use error::{ConfigError, Problem};
 pub use nhrp::engine::Password;
 
-/// Where the daemon looks for its configuration unless told otherwise.
-pub const DEFAULT_PATH: &str = "/etc/nhrpd/nhrpd.yaml";
-
 /// Reads the configuration at `path`. Relative paths in it are relative to its folder. Whether
 /// the files that it names exist is not looked at.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {

@@ -212,8 +212,9 @@ fn write_session(out: &mut String, session: &Session) -> fmt::Result {
         write!(out, "  IKE SA: ")?;
         write_ike_sa(out, sa, "    ")?;
     }
-    if let Some(wireguard) = session.wireguard.as_ref() {
-        writeln!(out, "  WireGuard: last handshake {}", ago(wireguard.last_handshake_seconds))?;
+    let handshake = session.wireguard.as_ref().and_then(|w| w.last_handshake_seconds);
+    if handshake.is_some() {
+        writeln!(out, "  WireGuard: last handshake {}", ago(handshake))?;
     }
     Ok(())
 }
