@@ -144,9 +144,7 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
             maps: config
                 .map
                 .iter()
-                .map(|map| {
-                    (map.address, Nbma { address: map.nbma, port: port(config, map.port) })
-                })
+                .map(|map| (map.address, Nbma { address: map.nbma, port: port(config, map.port) }))
                 .collect(),
             advertise: advertise(config, credentials),
             unique: config.nhrp.unique,

@@ -171,7 +171,9 @@ impl Shell {
 fn log(notice: &Notice) {
     match notice {
         Notice::Refused(_) | Notice::ServerDown { .. } => tracing::warn!("{notice}"),
-        Notice::ResolutionFailed { .. } | Notice::ErrorReceived { .. } => tracing::debug!("{notice}"),
+        Notice::ResolutionFailed { .. } | Notice::ErrorReceived { .. } => {
+            tracing::debug!("{notice}")
+        }
         _ => tracing::info!("{notice}"),
     }
 }

@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use control::{
-    Attribute, Cache, CacheEntry, Cleared, Counter, Counters, Dataplane, Dmvpn, Endpoint, Endpoints,
-    EntryFlag, EntryKind, Handler, IkeSa, IkeSas, IkeState, Interface, InterfaceTraffic, Multicast,
-    MulticastMember, NextHopServers, Nhs, NhsState, Path, Peer, PeerState, Refusal,
+    Attribute, Cache, CacheEntry, Cleared, Counter, Counters, Dataplane, Dmvpn, Endpoint,
+    Endpoints, EntryFlag, EntryKind, Handler, IkeSa, IkeSas, IkeState, Interface, InterfaceTraffic,
+    Multicast, MulticastMember, NextHopServers, Nhs, NhsState, Path, Peer, PeerState, Refusal,
     Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Traffic, Wireguard,
 };
 use ike::SaId;
@@ -67,31 +67,34 @@ impl Handler for Show<'_> {
     }
 
     fn clear_cache(&mut self) -> Cleared {
-        self.clear(|nhrp, _| nhrp.clear_cache())
+        self.clear(|shell| shell.overlay.clear_cache(now(), &mut rand::rng()))
     }
 
     fn clear_shortcuts(&mut self) -> Cleared {
-        self.clear(|nhrp, _| nhrp.clear_shortcuts())
+        self.clear(|shell| {
+            shell.overlay.clear_shortcuts(now(), &mut rand::rng());
+            0
+        })
     }
 
     fn clear_peer(&mut self, address: IpAddr) -> Cleared {
-        self.clear(|nhrp, now| nhrp.clear_peer(now, address))
+        self.clear(|shell| shell.overlay.clear_peer(now(), address, &mut rand::rng()))
     }
 }
 
 impl Show<'_> {
-    /// Counts what goes.
-    fn clear(&mut self, change: impl FnOnce(&mut engine::Engine, Instant)) -> Cleared {
+    /// Counts the entries that go, or the sessions where no entry goes.
+    fn clear(&mut self, change: impl FnOnce(&mut Shell) -> usize) -> Cleared {
         let learnt = |shell: &Shell| {
             let cache = shell.overlay.nhrp().cache();
             let kept = [engine::EntryKind::Static, engine::EntryKind::Local];
-            cache.iter().filter(|entry| !kept.contains(&entry.kind)).count() as u64
+            cache.iter().filter(|entry| !kept.contains(&entry.kind)).count()
         };
         let before = learnt(self.0);
-        let now = now();
-        self.0.overlay.clear(now, &mut rand::rng(), |nhrp| change(nhrp, now.instant));
+        let sessions = change(self.0);
         self.0.flush();
-        Cleared { cleared: before.saturating_sub(learnt(self.0)) }
+        let entries = before.saturating_sub(learnt(self.0));
+        Cleared { cleared: entries.max(sessions) as u64 }
     }
 }
 
@@ -101,6 +104,8 @@ struct View<'a> {
     now: Instant,
     sessions: BTreeMap<PeerId, SessionReport>,
     counters: BTreeMap<PeerId, PeerCounters>,
+    /// Host prefix or prefix behind a peer, and the way of its traffic.
+    routes: Vec<(&'a Binding, Route)>,
 }
 
 impl<'a> View<'a> {
@@ -110,6 +115,7 @@ impl<'a> View<'a> {
             now: Instant::now(),
             sessions: shell.overlay.sessions().map(|session| (session.peer, session)).collect(),
             counters: shell.plane.counters(),
+            routes: shell.overlay.bindings().map(|b| (b, shell.overlay.route(b))).collect(),
         }
     }
 
@@ -209,9 +215,8 @@ impl<'a> View<'a> {
                 row.session = Some(session.clone());
             }
         }
-        for binding in overlay.bindings() {
-            let route = overlay.route(binding);
-            let endpoint = match &route {
+        for (binding, route) in &self.routes {
+            let endpoint = match route {
                 Route::Direct(id) => self.sessions.get(id).map(|session| session.endpoint),
                 Route::Indirect(_) => None,
             };
@@ -227,10 +232,11 @@ impl<'a> View<'a> {
             let row = rows.entry(attempt.endpoint).or_default();
             row.why = attempt.reason;
         }
-        rows.into_iter().map(|(endpoint, row)| self.peer(endpoint, row)).collect()
+        let mut sas = self.ike_sas();
+        rows.into_iter().map(|(endpoint, row)| self.peer(endpoint, row, &mut sas)).collect()
     }
 
-    fn peer(&self, endpoint: SocketAddr, row: Row<'_>) -> Peer {
+    fn peer(&self, endpoint: SocketAddr, row: Row<'_>, sas: &mut BTreeMap<SaId, IkeSa>) -> Peer {
         let hosts = |prefix: &IpNet| prefix.prefix_len() == prefix.max_prefix_len();
         let tunnel_address = row
             .bindings
@@ -306,7 +312,7 @@ impl<'a> View<'a> {
             why,
             path,
             session: row.session.as_ref().filter(|_| !clear).map(|session| Session {
-                ike: session.sa.and_then(|sa| self.ike_sas().remove(&sa)),
+                ike: session.sa.and_then(|sa| sas.remove(&sa)),
                 wireguard: Some(Wireguard { last_handshake_seconds: None }),
             }),
             counters: row.session.as_ref().map(|s| self.counters(s.peer)).unwrap_or_default(),
@@ -342,7 +348,9 @@ impl<'a> View<'a> {
             prefix: entry.prefix,
             next_hop: entry.next_hop,
             nbma: entry.seen.map(|nbma| nbma.address),
-            nbma_claimed: entry.claimed.filter(|&at| entry.seen.map(|nbma| nbma.address) != Some(at)),
+            nbma_claimed: entry
+                .claimed
+                .filter(|&at| entry.seen.map(|nbma| nbma.address) != Some(at)),
             kind: match entry.kind {
                 engine::EntryKind::Static => EntryKind::Static,
                 engine::EntryKind::Dynamic => EntryKind::Dynamic,
@@ -357,18 +365,16 @@ impl<'a> View<'a> {
     }
 
     fn shortcuts(&self) -> Vec<Shortcut> {
-        let overlay = &self.shell.overlay;
-        let cache = overlay.nhrp().cache();
-        let expires = |prefix: IpNet| {
-            let entry = cache.iter().find(|entry| entry.prefix == prefix)?;
-            entry.expires.map(|at| self.remaining(at))
-        };
-        let known = overlay.bindings().filter(|b| b.kind == BindingKind::Shortcut).map(|binding| {
-            let (state, session, why) = match overlay.route(binding) {
-                Route::Direct(id) => (ShortcutState::Active, self.sessions.get(&id), None),
-                Route::Indirect(why) => (ShortcutState::Keying, None, why),
+        let cache = self.shell.overlay.nhrp().cache();
+        let entries: BTreeMap<IpNet, &engine::CacheEntry> =
+            cache.iter().map(|entry| (entry.prefix, entry)).collect();
+        let shortcuts = self.routes.iter().filter(|(b, _)| b.kind == BindingKind::Shortcut);
+        let known = shortcuts.map(|(binding, route)| {
+            let (state, session, why) = match route {
+                Route::Direct(id) => (ShortcutState::Active, self.sessions.get(id), None),
+                Route::Indirect(why) => (ShortcutState::Keying, None, why.clone()),
             };
-            let entry = cache.iter().find(|entry| entry.prefix == binding.prefix);
+            let entry = entries.get(&binding.prefix);
             Shortcut {
                 interface: self.name(),
                 prefix: binding.prefix,
@@ -381,7 +387,7 @@ impl<'a> View<'a> {
                     .chain(entry.map(|entry| entry.created))
                     .max()
                     .map_or(0, |since| self.seconds(since)),
-                expires_seconds: expires(binding.prefix),
+                expires_seconds: entry.and_then(|entry| entry.expires).map(|at| self.remaining(at)),
                 identity: session.and_then(|session| session.identity.clone()),
                 why,
                 packets: self.shell.plane.packets(binding.prefix),
@@ -404,22 +410,23 @@ impl<'a> View<'a> {
         known.chain(asked).collect()
     }
 
-    /// The tunnel address of the peer behind a session: what it registered, or what it owns.
-    fn tunnel_address(&self, id: PeerId) -> Option<IpAddr> {
-        let overlay = &self.shell.overlay;
-        overlay
-            .bindings()
-            .find(|binding| overlay.route(binding) == Route::Direct(id))
-            .map(|binding| binding.next_hop)
+    /// The tunnel addresses of the peers, by the session that their traffic takes.
+    fn tunnel_addresses(&self) -> BTreeMap<PeerId, IpAddr> {
+        let direct = self.routes.iter().rev().filter_map(|(binding, route)| match route {
+            Route::Direct(id) => Some((*id, binding.next_hop)),
+            Route::Indirect(_) => None,
+        });
+        direct.collect()
     }
 
     fn endpoints(&self) -> Vec<Endpoint> {
         let transport = self.security();
+        let addresses = self.tunnel_addresses();
         self.sessions
             .values()
             .map(|session| Endpoint {
                 interface: self.name(),
-                tunnel_address: self.tunnel_address(session.peer),
+                tunnel_address: addresses.get(&session.peer).copied(),
                 nbma: session.endpoint.ip(),
                 port: (transport != Security::None).then_some(session.endpoint.port()),
                 transport,
@@ -461,6 +468,7 @@ impl<'a> View<'a> {
     }
 
     fn multicast(&self) -> Vec<MulticastMember> {
+        let addresses = self.tunnel_addresses();
         let overlay = &self.shell.overlay;
         overlay
             .desired()
@@ -470,7 +478,7 @@ impl<'a> View<'a> {
             .map(|session| MulticastMember {
                 interface: self.name(),
                 nbma: session.endpoint.ip(),
-                tunnel_address: self.tunnel_address(session.peer),
+                tunnel_address: addresses.get(&session.peer).copied(),
                 identity: session.identity.clone(),
             })
             .collect()
@@ -481,7 +489,7 @@ impl<'a> View<'a> {
 #[derive(Default)]
 struct Row<'a> {
     session: Option<SessionReport>,
-    bindings: Vec<(&'a Binding, Route)>,
+    bindings: Vec<(&'a Binding, &'a Route)>,
     server: Option<engine::ServerStatus>,
     why: Option<String>,
 }

@@ -80,7 +80,9 @@ pub(crate) fn describe(identity: &Identity) -> String {
     match identity.kind {
         ID_DER_ASN1_DN => pki::distinguished_name(&identity.data)
             .unwrap_or_else(|| "an unreadable distinguished name".to_owned()),
-        kind => format!("{} (ID type {kind})", String::from_utf8_lossy(&identity.data).escape_default()),
+        kind => {
+            format!("{} (ID type {kind})", String::from_utf8_lossy(&identity.data).escape_default())
+        }
     }
 }
 

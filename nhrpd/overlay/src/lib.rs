@@ -14,7 +14,7 @@ mod notice;
 mod report;
 mod session;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -135,7 +135,8 @@ impl Overlay {
                 }
             }
             Event::Nhrp { peer, from, packet } => {
-                let peer = peer.or_else(|| self.clear_session(now.instant, self.sessions.nbma(from)));
+                let peer =
+                    peer.or_else(|| self.clear_session(now.instant, self.sessions.nbma(from)));
                 if let Some(session) = peer.and_then(|id| self.sessions.get(id)) {
                     let nbma = self.sessions.nbma(session.endpoint);
                     self.nhrp.handle_packet(now.instant, nbma, &packet);
@@ -163,8 +164,7 @@ impl Overlay {
             }
             Event::Unknown { from } => {
                 let nbma = self.sessions.nbma(from);
-                if self.sessions.at(nbma).next().is_none()
-                    && self.unknown_budget.take(now.instant)
+                if self.sessions.at(nbma).next().is_none() && self.unknown_budget.take(now.instant)
                 {
                     self.connect(now, nbma, rng);
                 }
@@ -306,16 +306,49 @@ impl Overlay {
         &self.nhrp
     }
 
-    /// Changes NHRP's tables at the operator's wish, for example by
-    /// [`nhrp::Engine::clear_cache`].
-    pub fn clear(
+    /// Forgets everything learnt, at the operator's wish. The sessions of those who registered
+    /// end too: so they register again at once, not when a third of their holding time is over.
+    /// Gives the number of sessions that ended.
+    pub fn clear_cache(&mut self, now: Now, rng: &mut dyn CryptoRng) -> usize {
+        let registered = self.bindings.values().filter(|b| b.kind == BindingKind::Registered);
+        let sessions = registered.filter_map(|b| match forwarding::path(&self.sessions, b) {
+            forwarding::Path::Session(id) => Some(id),
+            _ => None,
+        });
+        let sessions: BTreeSet<PeerId> = sessions.collect();
+        self.nhrp.clear_cache();
+        self.clear_sessions(now, sessions, rng)
+    }
+
+    /// Forgets shortcuts and what is being resolved; traffic goes through the servers until
+    /// there are new ones.
+    pub fn clear_shortcuts(&mut self, now: Now, rng: &mut dyn CryptoRng) {
+        self.nhrp.clear_shortcuts();
+        self.pump(now, rng);
+    }
+
+    /// Forgets the peer with this tunnel or NBMA address and ends its sessions, whose number it
+    /// gives. A server is registered with anew.
+    pub fn clear_peer(&mut self, now: Now, peer: IpAddr, rng: &mut dyn CryptoRng) -> usize {
+        let of_peer = |session: &Session| session.endpoint.ip() == peer;
+        let at = self.sessions.iter().filter(|(_, session)| of_peer(session)).map(|(id, _)| id);
+        let sessions: BTreeSet<PeerId> = at.chain(self.sessions.up_of(peer)).collect();
+        self.nhrp.clear_peer(now.instant, peer);
+        self.clear_sessions(now, sessions, rng)
+    }
+
+    fn clear_sessions(
         &mut self,
         now: Now,
+        sessions: BTreeSet<PeerId>,
         rng: &mut dyn CryptoRng,
-        change: impl FnOnce(&mut nhrp::Engine),
-    ) {
-        change(&mut self.nhrp);
+    ) -> usize {
+        let count = sessions.len();
+        for id in sessions {
+            self.remove_session(now, id, "cleared by the operator", rng);
+        }
         self.pump(now, rng);
+        count
     }
 
     /// IKE's own state, for display.
@@ -360,7 +393,10 @@ impl Overlay {
         let Some(credentials) = &self.credentials else { return };
         let busy = self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa.is_some());
         let full = self.sessions.len() + self.attempts.len() >= self.config.sessions;
-        if busy || self.config.nhrp.nbma.is_none() || self.sessions.at(nbma).next().is_some() || full
+        if busy
+            || self.config.nhrp.nbma.is_none()
+            || self.sessions.at(nbma).next().is_some()
+            || full
         {
             return;
         }
@@ -380,6 +416,12 @@ impl Overlay {
     /// registrations are repeated anyway.
     fn wants(&self, nbma: Nbma) -> bool {
         self.bindings.values().any(|b| b.nbma == nbma && b.kind == BindingKind::Shortcut)
+    }
+
+    /// Whether a server or a binding is at this address.
+    fn knows(&self, nbma: Nbma) -> bool {
+        self.servers.values().any(|&server| server == nbma)
+            || self.bindings.values().any(|binding| binding.nbma == nbma)
     }
 
     /// With `security: none`, a session needs no key exchange.
@@ -448,6 +490,12 @@ impl Overlay {
                 self.dirty = true;
                 self.check_server(now, id, nbma, rng);
             }
+            ike::Event::Failed { sa, remote, superseded: true, .. } => {
+                let nbma = self.sessions.nbma(remote);
+                if self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa == Some(sa)) {
+                    self.attempts.remove(&nbma);
+                }
+            }
             ike::Event::Failed { sa, remote, identity, reason, .. } => {
                 let identity = identity.map(|identity| credentials::describe(&identity));
                 let nbma = self.sessions.nbma(remote);
@@ -490,8 +538,14 @@ impl Overlay {
 
     fn attempt_failed(&mut self, now: Instant, nbma: Nbma, sa: SaId, reason: &str) {
         let wanted = self.wants(nbma);
+        let known = self.knows(nbma);
         let Some(attempt) = self.attempts.get_mut(&nbma) else { return };
         if attempt.sa != Some(sa) {
+            return;
+        }
+        if !known {
+            // Begun because of a stranger's packet, whose sender may be forged.
+            self.attempts.remove(&nbma);
             return;
         }
         attempt.sa = None;
