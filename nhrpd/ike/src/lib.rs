@@ -2,6 +2,22 @@
 //!
 //! Feed it datagrams, requests and the time; ask it for datagrams, events and the next deadline.
 //! Datagrams are IKE messages *without* the non-ESP marker: the shell adds and strips it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`wire`] | the codec: messages to values and back |
+//! | `crypto` | the suite table and its negotiation, key derivation, the encrypted payload, signatures |
+//! | `engine` | tables, timers, the way of a datagram to its SA |
+//! | `initiator`, `responder` | IKE_SA_INIT and IKE_AUTH |
+//! | `auth`, `admission` | who the peer is, and whether its SA may live |
+//! | [`crossing`] | the one SA that is left where both sides begin |
+//! | `informational` | dead peers, deletion, moving |
+//! | [`private`] | what our nodes say beyond the RFCs: WireGuard keys, reasons |
+//! | [`limits`] | what strangers can make us keep |
+//!
+//! Spoken: RFC 7296 without CREATE_CHILD_SA, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
+//! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), of RFC 4555 the update
+//! of an address. Not yet: cookies, rekeying, fragmentation, NAT detection, pre-shared keys.
 
 mod admission;
 mod auth;
@@ -112,7 +128,7 @@ impl fmt::Debug for WireGuardKeys {
 /// Configuration of the engine.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Silence after which a dead-peer probe is sent.
+    /// Silence after which a dead-peer probe is sent; at least one second.
     pub dead_peer_interval: Duration,
     /// Half-open responder SAs in all.
     pub half_open: usize,
