@@ -8,11 +8,13 @@ pub(super) struct Page {
     chapter: usize,
     /// Checks that did not hold.
     pub(super) failed: usize,
+    /// A table's legend is needed once.
+    pub(super) legend_shown: bool,
 }
 
 impl Page {
     pub(super) fn new(colour: bool) -> Self {
-        Self { colour, chapter: 0, failed: 0 }
+        Self { colour, chapter: 0, failed: 0, legend_shown: false }
     }
 
     fn paint(&self, style: &str, text: impl Display) -> String {
