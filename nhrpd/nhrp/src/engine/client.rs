@@ -372,10 +372,11 @@ impl Engine {
         }
     }
 
+    /// A new path may mean a server that has begun anew and holds nothing of us any more.
     pub(super) fn server_path_up(&mut self, now: Instant, peer: Nbma) {
         for index in 0..self.servers.len() {
             let nhs = &mut self.servers[index];
-            if nhs.server.nbma == Some(peer) && nhs.state != NhsState::Responding {
+            if nhs.server.nbma == Some(peer) {
                 nhs.attempts = 0;
                 self.register(now, index);
             }

@@ -187,7 +187,8 @@ impl Engine {
         };
     }
 
-    /// A path to `peer` came up: what waits for it is sent at once instead of after its back-off.
+    /// A path to `peer` came up: what waits for it is sent at once instead of after its back-off,
+    /// and if it is a next-hop server, we register with it.
     pub fn path_up(&mut self, now: Instant, peer: Nbma) {
         self.hasten(now, peer);
         self.server_path_up(now, peer);

@@ -139,9 +139,6 @@ impl Engine {
         let by_server = self.is_server(from);
         let prefix = cie.prefix();
         if let Some(prefix) = prefix {
-            if !self.vouch(from, Claim::Purge, prefix) {
-                return false;
-            }
             let registered = self.cache.get((prefix, BindingKind::Registered));
             if registered.is_some_and(|entry| entry.next_hop != owner) {
                 self.refuse_purge(from, prefix);

@@ -11,6 +11,9 @@ mod network;
 mod purge;
 mod registration;
 mod resolution;
+mod script;
+#[path = "../../fuzz/engine.rs"]
+mod script_body;
 mod server;
 mod show;
 mod transit;

@@ -68,9 +68,19 @@ fn client_that_is_not_translated_gets_an_empty_extension() {
 #[test]
 fn shortcut_between_two_behind_one_translator_has_both_addresses() {
     let mut network = behind_one_translator();
+    network.take_sent();
     network.resolve(2, host(3));
     let there = network.binding(underlay(2), lan(3)).expect("a shortcut");
     assert_eq!((there.nbma, there.claimed), (outside(1024), Some(underlay(3).address)));
+    // Each says itself where it is seen, for a hub that does not.
+    let sent = network.take_sent();
+    for (operation, n, port) in
+        [(Operation::ResolutionRequest, 2, 4500), (Operation::ResolutionReply, 3, 1024)]
+    {
+        let entries = seen(&of(&sent, operation)[0].packet);
+        let own = entries.iter().find(|(protocol, _)| *protocol == Some(tunnel(n)));
+        assert_eq!(own.map(|(_, cie)| cie.nbma.port()), Some(port));
+    }
     let back = network.binding(underlay(3), tunnel(2).into()).expect("the way back");
     assert_eq!((back.nbma, back.claimed), (outside(4500), Some(underlay(2).address)));
 }

@@ -160,21 +160,23 @@ fn rfc2332_5_2_5_wildcard_purge_takes_only_what_is_ones_own() {
     ];
     for entries in wildcards {
         let mut network = Network::with_spokes(3);
-        // A proven identity: what it may claim bounds what it may purge.
+        // A proven identity, in another's name and in its own.
+        network.inject(underlay(2), underlay(1), &purge_of(3, 0, entries.clone()));
         network.inject(underlay(2), underlay(1), &purge_of(2, 0, entries.clone()));
+        assert_eq!(network.binding(underlay(1), lan(2)), None);
         for n in [3, 4] {
             assert!(network.binding(underlay(1), tunnel(n).into()).is_some());
             assert!(network.binding(underlay(1), lan(n)).is_some());
         }
         // Nobody proves anything: where it comes from does.
         let any = Some(Authorization::Any);
-        network.engine(underlay(1)).set_authorization(underlay(2), any.clone());
+        network.engine(underlay(1)).set_authorization(underlay(4), any.clone());
         network.engine(underlay(1)).set_authorization(underlay(9), any);
         network.inject(underlay(9), underlay(1), &purge_of(3, 0, entries.clone()));
         assert!(network.binding(underlay(1), lan(3)).is_some());
         assert!(network.refused(underlay(1), Refusal::Purge) > 0);
-        network.inject(underlay(2), underlay(1), &purge_of(2, 0, entries));
-        assert_eq!(network.binding(underlay(1), tunnel(2).into()), None);
+        network.inject(underlay(4), underlay(1), &purge_of(4, 0, entries));
+        assert_eq!(network.binding(underlay(1), lan(4)), None);
         assert!(network.binding(underlay(1), lan(3)).is_some());
     }
 }

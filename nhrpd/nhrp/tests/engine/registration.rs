@@ -317,6 +317,17 @@ fn path_up_repeats_the_registration_at_once() {
 }
 
 #[test]
+fn new_path_to_a_server_that_forgot_us_brings_the_registration_back() {
+    let mut network = Network::with_spokes(1);
+    network.add(underlay(1), hub());
+    network.authorize(underlay(1), underlay(2), &[tunnel(2).into(), lan(2)]);
+    network.at(underlay(2), |engine, now| engine.path_up(now, underlay(1)));
+    assert_eq!(network.nhs(underlay(2)), NhsState::Responding, "not taken for down");
+    network.run(DELAY * 4);
+    assert!(network.binding(underlay(1), lan(2)).is_some());
+}
+
+#[test]
 fn path_down_takes_the_server_down_at_once() {
     let mut network = Network::with_spokes(1);
     network.node(underlay(1)).reachable = false;

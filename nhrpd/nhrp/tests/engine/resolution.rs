@@ -234,18 +234,18 @@ fn rfc2332_5_2_0_1_reply_within_the_tunnel_network_covers_one_address() {
 fn rfc2332_5_2_0_1_owner_answers_with_no_more_than_it_covers() {
     let mut network = Network::new();
     network.add(underlay(1), Config { advertise: vec![net("192.168.0.0/16")], ..hub() });
-    for n in [2, 3] {
+    for n in [2, 8] {
         network.add(underlay(n), spoke(n));
         network.authorize(underlay(1), underlay(n), &[tunnel(n).into(), lan(n)]);
     }
     network.run(seconds(1));
-    // Behind the hub, next to the LANs of the spokes 2 and 3.
-    network.resolve(2, ip("192.168.7.1"));
-    let binding = network.binding(underlay(2), net("192.168.4.0/22")).expect("a shortcut");
+    // Behind the hub, next to the LAN of spoke 8; spoke 2 alone would cut it at its own, at /21.
+    network.resolve(2, ip("192.168.9.1"));
+    let binding = network.binding(underlay(2), net("192.168.9.0/24")).expect("a shortcut");
     assert_eq!(binding.next_hop, tunnel(1));
     // What a spoke registered is the spoke's, although the hub's own route covers it.
-    network.resolve(2, host(3));
-    assert_eq!(network.binding(underlay(2), lan(3)).expect("a shortcut").next_hop, tunnel(3));
+    network.resolve(2, host(8));
+    assert_eq!(network.binding(underlay(2), lan(8)).expect("a shortcut").next_hop, tunnel(8));
 }
 
 #[test]

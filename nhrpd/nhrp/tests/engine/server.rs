@@ -139,6 +139,11 @@ fn prefix_needs_a_registered_address() {
     query.entries[0].prefix_length = 24;
     query.entries[0].protocol = Some(lan(2).addr());
     assert_eq!(codes(&mut network, underlay(2), &request), [code::PROHIBITED]);
+    // And from the same place.
+    network.authorize(underlay(1), underlay(9), &[tunnel(2).into(), lan(2)]);
+    assert_eq!(codes(&mut network, underlay(2), &registration_of(2)), [code::SUCCESS]);
+    assert_eq!(codes(&mut network, underlay(9), &request), [code::PROHIBITED]);
+    assert_eq!(codes(&mut network, underlay(2), &request), [code::SUCCESS]);
 }
 
 #[test]
