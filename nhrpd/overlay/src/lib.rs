@@ -390,7 +390,10 @@ impl Overlay {
 
     /// Begins a key exchange with `nbma` unless one is under way or a session is there.
     fn connect(&mut self, now: Now, nbma: Nbma, rng: &mut dyn CryptoRng) {
-        let Some(credentials) = &self.credentials else { return };
+        let Some(credentials) = &self.credentials else {
+            self.clear_session(now.instant, nbma);
+            return;
+        };
         let busy = self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa.is_some());
         let full = self.sessions.len() + self.attempts.len() >= self.config.sessions;
         if busy
@@ -447,7 +450,6 @@ impl Overlay {
         });
         self.transports.insert(id, Transport::Clear);
         self.nhrp.set_authorization(nbma, Some(Authorization::Any));
-        self.nhrp.path_up(now, nbma);
         self.notice(Notice::PeerUp { endpoint, identity: None });
         self.dirty = true;
         Some(id)
@@ -645,17 +647,17 @@ impl Overlay {
                 self.dirty = true;
             }
             nhrp::Event::ClaimRefused { peer, prefix, allowed, reason, .. } => {
-                let allowed = allowed.map(|allowed| session::allowance(&allowed));
-                let reason = match allowed {
-                    Some(allowed) => format!("claims {prefix}: {reason}; {allowed}"),
-                    None => format!("claims {prefix}: {reason}"),
+                let reason = match allowed.filter(|allowed| !allowed.permits(prefix)) {
+                    Some(allowed) => {
+                        format!("claims {prefix}, but {}", session::allowance(&allowed))
+                    }
+                    None => reason,
                 };
                 self.refuse_peer(now.instant, peer, reason);
             }
-            nhrp::Event::RegistrationRefused { server, prefix, code, reason } => {
+            nhrp::Event::RegistrationRefused { server, prefix, reason, .. } => {
                 let own = self.credentials.as_ref().map(|c| c.allowance(&self.config));
-                let code = code.map(|code| format!(" (code {code})")).unwrap_or_default();
-                let mut reason = format!("refuses our registration of {prefix}: {reason}{code}");
+                let mut reason = format!("refuses our registration of {prefix}: {reason}");
                 if let Some(own) = own {
                     reason = format!("{reason}; ours: {own}");
                 }
