@@ -258,6 +258,22 @@ fn an_init_response_from_elsewhere_or_with_another_spi_is_ignored() {
 }
 
 #[test]
+fn rfc7296_3_1_a_response_in_the_role_of_the_initiator_is_ignored() {
+    let net = forge_init_response(|response| {
+        let (initiator, responder) = response[..16].split_at_mut(8);
+        initiator.swap_with_slice(responder);
+        response[19] |= 0x08;
+        // A refusal would end the attempt.
+        response.truncate(28);
+        response.extend([0, 0, 0, 8, 0, 0, 0, 14]);
+        (response[16], response[27]) = (41, 36);
+        address("192.0.2.2:4500")
+    });
+    net.assert_one_sa();
+    assert_eq!(net.nodes[A].drops(DropReason::UnknownSpi), 1);
+}
+
+#[test]
 fn a_responder_that_is_no_nhrpd_is_named_early() {
     let net = forge_init_response(|response| {
         let vendor = response.windows(5).position(|w| w == b"nhrpd").unwrap();
