@@ -389,3 +389,18 @@ fn ipv6_over_ipv4_and_ipv4_over_ipv6() {
         assert!(network.binding(hub_at, net(behind)).is_some());
     }
 }
+
+#[test]
+fn clock_that_jumps_far_ahead_ends_everything_and_it_begins_anew() {
+    let mut network = Network::with_spokes(2);
+    network.resolve(2, host(3));
+    network.now += seconds(36_000);
+    network.take_events(underlay(2));
+    network.run(seconds(2));
+    let events = network.take_events(underlay(2));
+    assert!(events.iter().any(|event| matches!(event, Event::NhsDown { .. })), "{events:?}");
+    assert_eq!(network.nhs(underlay(2)), NhsState::Responding);
+    assert_eq!(network.binding(underlay(2), lan(3)), None);
+    network.resolve(2, host(3));
+    assert!(network.binding(underlay(2), lan(3)).is_some());
+}

@@ -423,3 +423,28 @@ fn hubs_in_a_row_forward_to_the_owner_and_back() {
     network.resolve(2, ip("192.168.3.9"));
     assert_eq!(network.binding(underlay(2), lan(3)).expect("a shortcut").nbma, underlay(3));
 }
+
+#[test]
+fn ipv6_prefix_behind_a_spoke_is_resolved_and_cut() {
+    let mut network = Network::new();
+    let address = |n: u8| net(&format!("fd00::{n}/64"));
+    let behind = |n: u8| net(&format!("2001:db8:{n}::/48"));
+    network.add(underlay(1), Config { address: address(1), ..hub() });
+    for n in [2, 3] {
+        let servers = vec![nhrp::engine::Server { address: ip("fd00::1"), ..server(1) }];
+        let advertise = vec![behind(n)];
+        network.add(underlay(n), Config { address: address(n), servers, advertise, ..spoke(n) });
+        network.authorize(underlay(1), underlay(n), &[address(n).addr().into(), behind(n)]);
+    }
+    network.run(seconds(1));
+    network.take_sent();
+    network.at(underlay(2), |engine, now| engine.resolve(now, ip("2001:db8:3::1")));
+    network.run(DELAY * 3);
+    let mut reply = of(&network.take_sent(), Operation::ResolutionReply)[1].packet.clone();
+    assert_eq!(query(&reply).entries[0].prefix_length, 48);
+    // 2001:db8:2::/48 is ours.
+    query_mut(&mut reply).entries[0].prefix_length = 32;
+    network.inject(underlay(1), underlay(2), &reply);
+    let binding = network.binding(underlay(2), behind(3)).expect("a shortcut");
+    assert_eq!((binding.next_hop, binding.nbma), (ip("fd00::3"), underlay(3)));
+}
