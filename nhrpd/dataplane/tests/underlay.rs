@@ -351,3 +351,17 @@ async fn long_ike_messages_arrive() {
     let event = b.wait(|event| matches!(event, Event::Ike { .. }).then(|| event.clone())).await;
     assert_eq!(event, Event::Ike { from: a.endpoint(), datagram: message });
 }
+
+/// Somebody removes the device: what comes for it is counted, and the stop is as usual.
+#[tokio::test]
+async fn a_device_that_is_removed_does_no_more_harm() {
+    let internet = Internet::new();
+    let (a, b, id) = pair(&internet).await;
+    a.namespace.ip("link del dmvpn0");
+    assert_eq!(b.ping("-W 1 172.16.0.1", 1), 0);
+    assert_eq!(drops(&a).get("device-failed"), Some(&1));
+    b.plane.send_nhrp(id, b"still heard");
+    let mut a = a;
+    a.wait(|event| matches!(event, Event::Nhrp { .. }).then_some(())).await;
+    a.plane.stop().await;
+}

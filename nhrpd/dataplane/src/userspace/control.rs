@@ -44,7 +44,8 @@ impl Control {
     }
 
     pub(crate) fn set_underlay(&mut self, source: Option<IpAddr>, mtu: u16) {
-        self.source = source;
+        // Without an address nothing is sent; the next one is likely of the same family.
+        self.source = source.or(self.source);
         self.underlay_mtu = mtu;
     }
 
@@ -144,18 +145,23 @@ impl Control {
             }
         }
         let multicast = self.desired.multicast.iter().filter_map(|id| paths.get(id).cloned());
-        let clear = paths.iter().filter(|(_, path)| path.session.index.is_none());
+        let mut by_index = BTreeMap::new();
+        let mut by_endpoint = BTreeMap::<_, Vec<_>>::new();
+        let mut by_address = BTreeMap::new();
+        for (id, path) in &paths {
+            let Some(peer) = self.desired.peers.get(id) else { continue };
+            if let Some(index) = path.session.index {
+                by_index.insert(index, path.clone());
+                by_endpoint.entry(peer.endpoint).or_default().push(path.clone());
+            } else {
+                by_address.insert(peer.endpoint.ip(), path.clone());
+            }
+        }
         Snapshot {
             forwarding,
-            by_index: paths
-                .values()
-                .filter_map(|path| Some((path.session.index?, path.clone())))
-                .collect(),
-            by_address: clear
-                .filter_map(|(id, path)| {
-                    Some((self.desired.peers.get(id)?.endpoint.ip(), path.clone()))
-                })
-                .collect(),
+            by_index,
+            by_endpoint,
+            by_address,
             multicast: multicast.collect(),
             paths,
         }

@@ -31,12 +31,14 @@ const ERRORS: u32 = 100;
 pub(crate) fn run(core: &Core) {
     let mut egress = Egress::new(core);
     let mut buffer = vec![0; LARGEST];
+    let mut gone = false;
     while !core.stopping() {
         let mut fds = [
-            PollFd::new(core.tun.as_fd(), PollFlags::POLLIN),
             PollFd::new(core.wake_egress.as_fd(), PollFlags::POLLIN),
+            PollFd::new(core.tun.as_fd(), PollFlags::POLLIN),
         ];
-        if nix::poll::poll(&mut fds, PollTimeout::NONE).is_err() {
+        let watched = if gone { 1 } else { 2 };
+        if nix::poll::poll(&mut fds[..watched], PollTimeout::NONE).is_err() {
             continue;
         }
         let _ = core.wake_egress.read();
@@ -49,6 +51,11 @@ pub(crate) fn run(core: &Core) {
                     Ok(len) => egress.packet(&snapshot, &mut buffer[..len]),
                     Err(error) => {
                         more = error.kind() == io::ErrorKind::Interrupted;
+                        if !more && error.kind() != io::ErrorKind::WouldBlock && !gone {
+                            let name = &core.config.interface;
+                            tracing::error!("{name} is gone ({error}): restart the daemon");
+                            gone = true;
+                        }
                         break;
                     }
                 }

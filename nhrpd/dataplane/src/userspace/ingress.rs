@@ -218,18 +218,10 @@ impl<'a> Ingress<'a> {
         if !self.handshakes.take(from.ip(), self.now) {
             return Err(Reason::HandshakeRate);
         }
-        let mut rest = Vec::new();
-        let mut found = None;
-        for path in snapshot.by_index.values() {
-            if path.session.lock().endpoint() != from {
-                rest.push(path);
-            } else if path.session.is_addressed(message) {
-                found = Some(path);
-                break;
-            }
-        }
+        let near = snapshot.by_endpoint.get(&from).into_iter().flatten();
+        let mut found = near.into_iter().find(|path| path.session.is_addressed(message));
         if found.is_none() {
-            for path in rest {
+            for path in snapshot.by_index.values() {
                 if !self.trials.take(TRIALS, TRIALS, self.now) {
                     return Err(Reason::HandshakeRate);
                 }

@@ -131,6 +131,8 @@ pub(crate) struct Snapshot {
     pub paths: BTreeMap<PeerId, Arc<Path>>,
     /// WireGuard sessions by the upper 24 bits of their receiver indexes.
     pub by_index: BTreeMap<u32, Arc<Path>>,
+    /// The same by the endpoints that the control plane knows; several while keys are renewed.
+    pub by_endpoint: BTreeMap<SocketAddr, Vec<Arc<Path>>>,
     /// Clear paths by NBMA address.
     pub by_address: BTreeMap<IpAddr, Arc<Path>>,
     pub multicast: Vec<Arc<Path>>,
@@ -206,9 +208,8 @@ impl Userspace {
         } else {
             Sockets::udp(config.port, device)?
         });
-        if config.bind_source {
-            sockets.underlay_changed(config.source, device);
-        }
+        let bound = config.source.filter(|_| config.bind_source);
+        sockets.underlay_changed(bound, config.underlay_mtu, device);
         let tun = Tun::create(&config.interface)?;
         let control = Control::new(config.source, config.underlay_mtu);
         let kernel = Kernel::connect()?;
@@ -274,7 +275,8 @@ impl Userspace {
     pub async fn set_underlay(&self, source: Option<IpAddr>, mtu: u16) {
         let core = &*self.core;
         let device = core.config.device.as_deref();
-        core.sockets.underlay_changed(source.filter(|_| core.config.bind_source), device);
+        let bound = source.filter(|_| core.config.bind_source);
+        core.sockets.underlay_changed(bound, mtu, device);
         let device_mtu = {
             let mut control = core.control();
             control.set_underlay(source, mtu);

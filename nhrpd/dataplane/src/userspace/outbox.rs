@@ -1,5 +1,6 @@
 //! Datagrams on their way out, sent as a vector.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -67,7 +68,7 @@ impl Outbox {
             run.room = if len == run.segment { run.room - 1 } else { 0 };
             return;
         }
-        let room = self.sockets.segments(to).saturating_sub(1);
+        let room = self.sockets.segments(to, len).saturating_sub(1);
         self.runs.push(Run { to, start, end: self.used, segment: len, room });
     }
 
@@ -78,10 +79,10 @@ impl Outbox {
             let several = (contents.len() > run.segment).then_some(run.segment);
             let Err(error) = self.sockets.send(run.to, contents, several) else { continue };
             tracing::trace!("send to {}: {error}", run.to);
-            // A device without checksum offload refuses the vector (EIO), a narrow one its
-            // length (EMSGSIZE, EINVAL): the single datagrams may go.
+            let singly = several.is_some() && error.kind() != io::ErrorKind::WouldBlock;
+            // A device without checksum offload refuses the vector (EIO): its datagrams may go.
             for datagram in contents.chunks(run.segment) {
-                if several.is_none() || self.sockets.send(run.to, datagram, None).is_err() {
+                if !singly || self.sockets.send(run.to, datagram, None).is_err() {
                     self.drops.count(Reason::SendFailed);
                 }
             }

@@ -192,10 +192,6 @@ impl Session {
 }
 
 impl State {
-    pub(crate) fn endpoint(&self) -> SocketAddr {
-        self.endpoint
-    }
-
     /// The control plane knows of another endpoint.
     pub(crate) fn set_endpoint(&mut self, endpoint: SocketAddr) {
         self.endpoint = endpoint;

@@ -3,6 +3,8 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -22,6 +24,8 @@ pub(crate) struct Sockets {
     v6: Option<Socket>,
     /// Source address of what we send, where it is not the kernel's choice.
     source: ArcSwapOption<IpAddr>,
+    /// MTU of the underlay.
+    mtu: AtomicU16,
 }
 
 #[derive(Debug)]
@@ -77,12 +81,13 @@ impl Sockets {
         if v4.is_none() && v6.is_none() {
             return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
         }
-        Ok(Self { v4, v6, source: ArcSwapOption::empty() })
+        Ok(Self { v4, v6, source: ArcSwapOption::empty(), mtu: AtomicU16::new(0) })
     }
 
     /// The underlay is another one: its device may have been made anew under the same name.
-    pub(crate) fn underlay_changed(&self, source: Option<IpAddr>, device: Option<&str>) {
-        self.source.store(source.map(std::sync::Arc::new));
+    pub(crate) fn underlay_changed(&self, source: Option<IpAddr>, mtu: u16, device: Option<&str>) {
+        self.source.store(source.map(Arc::new));
+        self.mtu.store(mtu, Relaxed);
         for socket in self.iter() {
             if let Some(device) = device
                 && let Err(error) = socket.socket.bind_device(Some(device.as_bytes()))
@@ -91,7 +96,7 @@ impl Sockets {
             }
             // A send that failed meanwhile may have switched segmentation off.
             match UdpSocketState::new((&socket.socket).into()) {
-                Ok(state) => socket.state.store(std::sync::Arc::new(state)),
+                Ok(state) => socket.state.store(Arc::new(state)),
                 Err(error) => tracing::debug!("cannot set up the underlay socket anew: {error}"),
             }
             allow_fragments(&socket.socket);
@@ -106,8 +111,13 @@ impl Sockets {
         if to.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
     }
 
-    /// How many datagrams one send to that address may hold.
-    pub(crate) fn segments(&self, to: SocketAddr) -> usize {
+    /// How many datagrams of `len` bytes one send to that address may hold. Those that need
+    /// fragments go alone.
+    pub(crate) fn segments(&self, to: SocketAddr, len: usize) -> usize {
+        let headers = if to.is_ipv4() { 28 } else { 48 };
+        if len + headers > usize::from(self.mtu.load(Relaxed)) {
+            return 1;
+        }
         self.towards(to).map_or(1, |socket| socket.state.load().max_gso_segments())
     }
 
