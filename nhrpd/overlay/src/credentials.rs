@@ -1,14 +1,16 @@
 //! Own credentials and the judgement of others': where IKEv2 meets the certificates.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ike::{Identity, Refusal};
-use nhrp::engine::Authorization;
+use nhrp::engine::{Authorization, Nbma};
 use pki::{Certificate, Credential, UnixTime, Verifier};
 use zeroize::Zeroizing;
 
 use crate::config::{Config, Trust};
-use crate::session;
+use crate::{forwarding, session};
 
 /// ID_FQDN (RFC 7296 §3.5).
 const ID_FQDN: u8 = 2;
@@ -86,9 +88,12 @@ pub(crate) fn describe(identity: &Identity) -> String {
     }
 }
 
-/// Credentials at one moment, as IKE asks for them.
+/// Credentials at one moment, as IKE asks for them when it talks with `nbma`.
 pub(crate) struct Judge<'a> {
     pub credentials: &'a Credentials,
+    pub config: &'a Config,
+    pub servers: &'a BTreeMap<IpAddr, Nbma>,
+    pub nbma: Nbma,
     pub wall: SystemTime,
 }
 
@@ -106,7 +111,8 @@ impl ike::Credentials for Judge<'_> {
         self.credentials.own.key().pkcs8().clone()
     }
 
-    /// The identity must be one that the certificate names (RFC 7296 §4, RFC 4945 §3.1).
+    /// The identity must be one that the certificate names (RFC 7296 §4, RFC 4945 §3.1), and at
+    /// the address of a next-hop server nobody else may stand.
     fn authenticate(&self, identity: &Identity, chain: &[Vec<u8>]) -> Result<(), Refusal> {
         let certificate = self
             .credentials
@@ -122,13 +128,17 @@ impl ike::Credentials for Judge<'_> {
                 .any(|dns| dns.as_bytes().eq_ignore_ascii_case(&identity.data)),
             _ => false,
         };
-        if named {
-            return Ok(());
+        if !named {
+            return Err(Refusal(format!(
+                "says it is {}, but its certificate is for {}",
+                describe(identity),
+                certificate.identity.subject
+            )));
         }
-        Err(Refusal(format!(
-            "says it is {}, but its certificate is for {}",
-            describe(identity),
-            certificate.identity.subject
-        )))
+        let authorization = authorization(&certificate, self.config);
+        match forwarding::impersonates(self.servers, self.nbma, &authorization) {
+            Some(reason) => Err(Refusal(format!("{} {reason}", certificate.identity.subject))),
+            None => Ok(()),
+        }
     }
 }

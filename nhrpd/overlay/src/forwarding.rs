@@ -1,6 +1,7 @@
 //! From bindings and sessions to the desired state of the data plane: one pure function.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nhrp::engine::{Authorization, Binding, BindingKind, Nbma};
@@ -57,10 +58,22 @@ pub(crate) fn path(sessions: &Sessions, binding: &Binding) -> Path {
     }
 }
 
+/// Why whoever has this authorization may not stand at `nbma`, if that is a server's.
+pub(crate) fn impersonates(
+    servers: &BTreeMap<IpAddr, Nbma>,
+    nbma: Nbma,
+    authorization: &Authorization,
+) -> Option<String> {
+    let mut here = servers.iter().filter(|&(_, &at)| at == nbma).map(|(&server, _)| server);
+    let server = here.find(|&server| !authorization.permits(server.into()))?;
+    let allowance = allowance(authorization);
+    Some(format!("stands at the address of next-hop server {server}, but {allowance}"))
+}
+
 /// Computes the desired state.
 pub(crate) fn plan(
     config: &Config,
-    servers: &[Nbma],
+    servers: &BTreeMap<IpAddr, Nbma>,
     bindings: &BTreeMap<IpNet, Binding>,
     sessions: &Sessions,
     transports: &BTreeMap<PeerId, Transport>,
@@ -71,7 +84,9 @@ pub(crate) fn plan(
 
     for (id, session) in sessions.iter() {
         // A next-hop server forwards what others sent: any source may come from it.
-        let server = servers.contains(&sessions.nbma(session.endpoint));
+        let nbma = sessions.nbma(session.endpoint);
+        let server = servers.values().any(|&server| server == nbma)
+            && impersonates(servers, nbma, &session.authorization).is_none();
         if let (Authorization::Within(sources), false) = (&session.authorization, server) {
             desired.sources.insert(id, sources.clone());
         }
@@ -124,7 +139,7 @@ pub(crate) fn plan(
             desired.forwarding.entry(prefix).or_insert(id);
         }
     }
-    plan.used.extend(servers.iter().flat_map(|&nbma| sessions.at(nbma)).map(|(id, _)| id));
+    plan.used.extend(servers.values().flat_map(|&nbma| sessions.at(nbma)).map(|(id, _)| id));
     for member in &config.multicast {
         if let Member::Nbma(address) = member {
             desired.multicast.extend(sessions.up_at(Nbma { address: *address, port: 0 }));

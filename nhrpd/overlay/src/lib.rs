@@ -31,6 +31,7 @@ pub use report::{AttemptReport, Route, SessionReport};
 
 use credentials::Judge;
 use desired::{Desired, Event, PeerId, Transport};
+use forwarding::Path;
 use notice::Refusals;
 use session::{Session, Sessions};
 
@@ -130,16 +131,17 @@ impl Overlay {
         match event {
             Event::Ike { from, datagram } => {
                 if let Some(credentials) = &self.credentials {
-                    let judge = Judge { credentials, wall: now.wall };
+                    let nbma = self.sessions.nbma(from);
+                    let (config, servers) = (&self.config, &self.servers);
+                    let judge = Judge { credentials, config, servers, nbma, wall: now.wall };
                     self.ike.handle_datagram(now.instant, from, &datagram, &judge, rng);
                 }
             }
             Event::Nhrp { peer, from, packet } => {
                 let peer =
                     peer.or_else(|| self.clear_session(now.instant, self.sessions.nbma(from)));
-                if let Some(session) = peer.and_then(|id| self.sessions.get(id)) {
-                    let nbma = self.sessions.nbma(session.endpoint);
-                    self.nhrp.handle_packet(now.instant, nbma, &packet);
+                if let Some(peer) = peer {
+                    self.nhrp_packet(now, peer, &packet, rng);
                 }
             }
             Event::Redirect { peer, packet } => {
@@ -221,10 +223,9 @@ impl Overlay {
         if !std::mem::take(&mut self.dirty) {
             return None;
         }
-        let servers: Vec<Nbma> = self.servers.values().copied().collect();
         let plan = forwarding::plan(
             &self.config,
-            &servers,
+            &self.servers,
             &self.bindings,
             &self.sessions,
             &self.transports,
@@ -312,7 +313,7 @@ impl Overlay {
     pub fn clear_cache(&mut self, now: Now, rng: &mut dyn CryptoRng) -> usize {
         let registered = self.bindings.values().filter(|b| b.kind == BindingKind::Registered);
         let sessions = registered.filter_map(|b| match forwarding::path(&self.sessions, b) {
-            forwarding::Path::Session(id) => Some(id),
+            Path::Session(id) => Some(id),
             _ => None,
         });
         let sessions: BTreeSet<PeerId> = sessions.collect();
@@ -358,10 +359,17 @@ impl Overlay {
 
     /// Carries the outputs of both engines on, until none is left.
     fn pump(&mut self, now: Now, rng: &mut dyn CryptoRng) {
+        self.pump_for(None, now, rng);
+    }
+
+    /// As [`Self::pump`], after a packet of `speaker`, who gets the answer.
+    fn pump_for(&mut self, speaker: Option<PeerId>, now: Now, rng: &mut dyn CryptoRng) {
         loop {
             if let Some(output) = self.nhrp.poll_output() {
                 match output {
-                    nhrp::Output::Transmit { to, packet } => self.transmit(now, to, packet, rng),
+                    nhrp::Output::Transmit { to, packet } => {
+                        self.transmit(now, speaker, to, packet, rng);
+                    }
                     nhrp::Output::Event(event) => self.nhrp_event(now, event, rng),
                 }
             } else if let Some(output) = self.ike.poll_output() {
@@ -377,33 +385,71 @@ impl Overlay {
         }
     }
 
-    /// Sends an NHRP packet. Without a session it is dropped and one is begun: the engine
-    /// repeats its requests when the path is up.
-    fn transmit(&mut self, now: Now, to: Nbma, packet: Vec<u8>, rng: &mut dyn CryptoRng) {
-        let peer = self.sessions.up_at(to).or_else(|| self.clear_session(now.instant, to));
-        if let Some(peer) = peer {
-            self.outputs.push_back(Output::Nhrp { peer, packet });
+    /// A packet of `peer`. Who sends from an address that another has too, or from that of a
+    /// server, speaks for itself only: what it may claim is what its own session has proven.
+    fn nhrp_packet(&mut self, now: Now, peer: PeerId, packet: &[u8], rng: &mut dyn CryptoRng) {
+        let Some(session) = self.sessions.get(peer) else { return };
+        let nbma = self.sessions.nbma(session.endpoint);
+        if let Some(reason) = self.impersonates(nbma, &session.authorization) {
+            self.refuse_session(now.instant, peer, reason);
             return;
         }
-        self.connect(now, to, rng);
+        self.nhrp.set_authorization(nbma, Some(session.authorization.clone()));
+        self.nhrp.handle_packet(now.instant, nbma, packet);
+        self.pump_for(Some(peer), now, rng);
+    }
+
+    /// Sends an NHRP packet. Without a session it is dropped and one is begun: the engine
+    /// repeats its requests when the path is up.
+    fn transmit(
+        &mut self,
+        now: Now,
+        speaker: Option<PeerId>,
+        to: Nbma,
+        packet: Vec<u8>,
+        rng: &mut dyn CryptoRng,
+    ) {
+        let carrier = self.carrier(speaker, to).or_else(|| self.clear_session(now.instant, to));
+        match carrier {
+            Some(peer) => self.outputs.push_back(Output::Nhrp { peer, packet }),
+            None => self.connect(now, to, rng),
+        }
+    }
+
+    /// The session that carries a packet to `nbma`: that of `speaker` if it leads there, else the
+    /// newest.
+    fn carrier(&self, speaker: Option<PeerId>, nbma: Nbma) -> Option<PeerId> {
+        let mut up = self.fitting(nbma).filter(|(_, session)| session.up).map(|(id, _)| id);
+        let newest = up.next()?;
+        speaker.filter(|&id| id == newest || up.any(|other| other == id)).or(Some(newest))
+    }
+
+    /// Sessions that may stand for `nbma`, newest first: at the address of a server those only
+    /// that have proven to be that server.
+    fn fitting(&self, nbma: Nbma) -> impl Iterator<Item = (PeerId, &Session)> {
+        let fits =
+            move |(_, s): &(PeerId, &Session)| self.impersonates(nbma, &s.authorization).is_none();
+        self.sessions.at(nbma).filter(fits)
+    }
+
+    /// Why whoever has this authorization may not stand at `nbma`, if that is a server's.
+    fn impersonates(&self, nbma: Nbma, authorization: &Authorization) -> Option<String> {
+        forwarding::impersonates(&self.servers, nbma, authorization)
     }
 
     /// Begins a key exchange with `nbma` unless one is under way or a session is there.
     fn connect(&mut self, now: Now, nbma: Nbma, rng: &mut dyn CryptoRng) {
+        let busy = self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa.is_some());
+        let full = self.sessions.len() + self.attempts.len() >= self.config.sessions;
+        if busy || self.config.nhrp.nbma.is_none() || self.fitting(nbma).next().is_some() || full {
+            return;
+        }
         let Some(credentials) = &self.credentials else {
             self.clear_session(now.instant, nbma);
             return;
         };
-        let busy = self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa.is_some());
-        let full = self.sessions.len() + self.attempts.len() >= self.config.sessions;
-        if busy
-            || self.config.nhrp.nbma.is_none()
-            || self.sessions.at(nbma).next().is_some()
-            || full
-        {
-            return;
-        }
-        let judge = Judge { credentials, wall: now.wall };
+        let (config, servers) = (&self.config, &self.servers);
+        let judge = Judge { credentials, config, servers, nbma, wall: now.wall };
         let sa = self.ike.initiate(now.instant, self.sessions.endpoint(nbma), &judge, rng);
         let attempt = self.attempts.entry(nbma).or_insert(Attempt {
             sa: None,
@@ -418,7 +464,19 @@ impl Overlay {
     /// Whether a key exchange that failed is worth another try by itself. Servers are not: their
     /// registrations are repeated anyway.
     fn wants(&self, nbma: Nbma) -> bool {
-        self.bindings.values().any(|b| b.nbma == nbma && b.kind == BindingKind::Shortcut)
+        self.bindings.values().any(|binding| {
+            binding.nbma == nbma
+                && binding.kind == BindingKind::Shortcut
+                && matches!(forwarding::path(&self.sessions, binding), Path::None)
+        })
+    }
+
+    /// Whether everything that is bound to this address has a path: the peer came to us from
+    /// another one.
+    fn is_served(&self, nbma: Nbma) -> bool {
+        let mut here = self.bindings.values().filter(|binding| binding.nbma == nbma).peekable();
+        here.peek().is_some()
+            && here.all(|b| matches!(forwarding::path(&self.sessions, b), Path::Session(_)))
     }
 
     /// Whether a server or a binding is at this address.
@@ -490,25 +548,27 @@ impl Overlay {
                     },
                 );
                 self.dirty = true;
-                self.check_server(now, id, nbma, rng);
             }
-            ike::Event::Failed { sa, remote, superseded: true, .. } => {
+            ike::Event::Failed { sa, remote, identity, reason, superseded, .. } => {
                 let nbma = self.sessions.nbma(remote);
-                if self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa == Some(sa)) {
-                    self.attempts.remove(&nbma);
+                let ours = self.attempts.get(&nbma).is_some_and(|a| a.sa == Some(sa));
+                let needless = superseded || (ours && self.is_served(nbma));
+                if ours {
+                    self.attempt_failed(now.instant, nbma, &reason.0, needless);
                 }
-            }
-            ike::Event::Failed { sa, remote, identity, reason, .. } => {
-                let identity = identity.map(|identity| credentials::describe(&identity));
-                let nbma = self.sessions.nbma(remote);
-                let refused = Refused { peer: remote, identity, reason: reason.0 };
-                self.attempt_failed(now.instant, nbma, sa, &refused.reason);
-                self.refuse(now.instant, refused);
+                if !needless {
+                    let identity = identity.map(|identity| credentials::describe(&identity));
+                    self.refuse(now.instant, Refused { peer: remote, identity, reason: reason.0 });
+                }
             }
             ike::Event::Closed { sa, reason } => {
                 let Some(id) = self.sessions.by_sa(sa) else { return };
                 // Make before break: a session that has a successor goes when that one is up.
                 if self.sessions.twins(id).is_empty() {
+                    // The peer may refuse us after we have accepted it.
+                    if self.sessions.get(id).is_some_and(|session| !session.up) {
+                        self.refuse_session(now.instant, id, reason.clone());
+                    }
                     self.forget_session(now.instant, id, &reason);
                 } else {
                     self.sessions.supersede(id);
@@ -522,39 +582,18 @@ impl Overlay {
         }
     }
 
-    /// A node that we took for a next-hop server must be allowed that server's address.
-    fn check_server(&mut self, now: Now, id: PeerId, nbma: Nbma, rng: &mut dyn CryptoRng) {
-        let Some(session) = self.sessions.get(id) else { return };
-        let impostor = self.servers.iter().find(|&(&address, &at)| {
-            at == nbma && !session.authorization.permits(IpNet::from(address))
-        });
-        if let Some((server, _)) = impostor {
-            let reason = format!(
-                "is configured as next-hop server {server}, but {}",
-                session::allowance(&session.authorization)
-            );
-            self.refuse_session(now.instant, id, reason.clone());
-            self.remove_session(now, id, &reason, rng);
-        }
-    }
-
-    fn attempt_failed(&mut self, now: Instant, nbma: Nbma, sa: SaId, reason: &str) {
-        let wanted = self.wants(nbma);
-        let known = self.knows(nbma);
+    fn attempt_failed(&mut self, now: Instant, nbma: Nbma, reason: &str, needless: bool) {
+        let (wanted, known) = (self.wants(nbma), self.knows(nbma));
         let Some(attempt) = self.attempts.get_mut(&nbma) else { return };
-        if attempt.sa != Some(sa) {
-            return;
-        }
-        if !known {
-            // Begun because of a stranger's packet, whose sender may be forged.
-            self.attempts.remove(&nbma);
-            return;
-        }
         attempt.sa = None;
         attempt.reason = Some(reason.to_owned());
         attempt.failures += 1;
         let pause = Duration::from_secs(1 << attempt.failures.min(6)).min(RETRY_CAP);
         attempt.retry_at = wanted.then(|| now + pause);
+        // Unknown: it was begun because of a stranger's packet, whose sender may be forged.
+        if needless || !known {
+            self.attempts.remove(&nbma);
+        }
     }
 
     fn session_up(&mut self, now: Now, id: PeerId, rng: &mut dyn CryptoRng) {
@@ -566,32 +605,33 @@ impl Overlay {
         let authorization = session.authorization.clone();
         let identity = session.identity.clone();
         self.notice(Notice::PeerUp { endpoint, identity });
+        self.authorize(nbma);
         // IKE leaves one SA for each pair of nodes; what the former one carried moves here.
-        for twin in self.sessions.twins(id) {
-            let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint))
-            else {
-                continue;
-            };
-            if former != nbma {
-                self.nhrp.peer_moved(now.instant, former, nbma);
+        for twin in self.sessions.twins(id).into_iter().filter(|&twin| twin < id) {
+            if let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint)) {
+                self.nhrp.peer_moved(now.instant, former, nbma, &authorization);
             }
             self.remove_session(now, twin, "replaced by a newer session", rng);
         }
-        self.nhrp.set_authorization(nbma, Some(authorization));
         self.nhrp.path_up(now.instant, nbma);
         self.dirty = true;
+    }
+
+    /// Tells NHRP what whoever stands at `nbma` may claim.
+    fn authorize(&mut self, nbma: Nbma) {
+        let session = self.carrier(None, nbma).and_then(|id| self.sessions.get(id));
+        let authorization = session.map(|session| session.authorization.clone());
+        self.nhrp.set_authorization(nbma, authorization);
     }
 
     fn move_session(&mut self, now: Instant, id: PeerId, endpoint: SocketAddr) {
         let Some(former) = self.sessions.relocate(id, endpoint) else { return };
         let (from, to) = (self.sessions.nbma(former), self.sessions.nbma(endpoint));
-        if let Some(session) = self.sessions.get(id).filter(|session| session.up) {
-            self.nhrp.set_authorization(to, Some(session.authorization.clone()));
+        self.authorize(from);
+        self.authorize(to);
+        if let Some(authorization) = self.sessions.get(id).map(|s| s.authorization.clone()) {
+            self.nhrp.peer_moved(now, from, to, &authorization);
         }
-        if self.sessions.at(from).next().is_none() {
-            self.nhrp.set_authorization(from, None);
-        }
-        self.nhrp.peer_moved(now, from, to);
         self.notice(Notice::PeerMoved { from: former, to: endpoint });
         self.dirty = true;
     }
@@ -607,7 +647,14 @@ impl Overlay {
     /// Forgets a session that is gone.
     fn forget_session(&mut self, now: Instant, id: PeerId, reason: &str) {
         let twins = self.sessions.twins(id);
+        let carries = |path| matches!(path, Path::Session(carrier) if carrier == id);
+        let shortcuts = self.bindings.values().filter(|b| b.kind == BindingKind::Shortcut);
+        let mut lost: BTreeSet<Nbma> = shortcuts
+            .filter(|binding| carries(forwarding::path(&self.sessions, binding)))
+            .map(|binding| binding.nbma)
+            .collect();
         let Some(session) = self.sessions.remove(id) else { return };
+        lost.insert(self.sessions.nbma(session.endpoint));
         self.transports.remove(&id);
         // A session without an SA waited for this one to succeed it.
         for twin in twins {
@@ -616,7 +663,6 @@ impl Overlay {
             }
         }
         self.dirty = true;
-        let nbma = self.sessions.nbma(session.endpoint);
         if session.up {
             self.notice(Notice::PeerDown {
                 endpoint: session.endpoint,
@@ -624,19 +670,21 @@ impl Overlay {
                 reason: reason.to_owned(),
             });
         }
-        if self.sessions.up_at(nbma).is_some() {
-            return;
+        for nbma in lost {
+            self.authorize(nbma);
+            // Traffic is back on the path through the server; if it goes on, a new indication
+            // comes.
+            if self.carrier(None, nbma).is_none() {
+                self.nhrp.path_down(now, nbma, reason);
+            }
         }
-        self.nhrp.set_authorization(nbma, None);
-        // Traffic is back on the path through the server; if it goes on, a new indication comes.
-        self.nhrp.path_down(now, nbma, reason);
     }
 
     fn nhrp_event(&mut self, now: Now, event: nhrp::Event, rng: &mut dyn CryptoRng) {
         match event {
             nhrp::Event::BindingChanged { prefix, binding: Some(binding) } => {
                 let path = forwarding::path(&self.sessions, &binding);
-                if binding.kind == BindingKind::Shortcut && matches!(path, forwarding::Path::None) {
+                if binding.kind == BindingKind::Shortcut && matches!(path, Path::None) {
                     self.connect(now, binding.nbma, rng);
                 }
                 self.bindings.insert(prefix, binding);

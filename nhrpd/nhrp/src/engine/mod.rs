@@ -214,20 +214,22 @@ impl Engine {
         }
     }
 
-    /// A peer is now reached elsewhere (authenticated move): its bindings and its authorization
-    /// follow, and so does a server.
-    pub fn peer_moved(&mut self, now: Instant, from: Nbma, to: Nbma) {
+    /// A peer is now reached elsewhere (authenticated move): what is known at `from` follows to
+    /// `to`, bindings and servers, as far as `who` may claim it. Whatever else is at `from` is
+    /// another's.
+    pub fn peer_moved(&mut self, now: Instant, from: Nbma, to: Nbma, who: &Authorization) {
         if from == to {
             return;
         }
-        if let Some(authorization) = self.authorizations.remove(&from) {
-            self.authorizations.entry(to).or_insert(authorization);
-        }
         for key in self.cache.at_nbma(from) {
-            self.relocate(key, to);
+            let owner = self.cache.get(key).map(|entry| entry.next_hop);
+            if owner.is_some_and(|owner| who.permits(owner.into())) {
+                self.relocate(key, to);
+            }
         }
         for index in 0..self.servers.len() {
-            if self.servers[index].server.nbma == Some(from) {
+            let Server { address, nbma, .. } = self.servers[index].server;
+            if nbma == Some(from) && who.permits(address.into()) {
                 self.server_moved(now, index, to);
             }
         }

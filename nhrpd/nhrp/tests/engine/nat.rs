@@ -1,6 +1,6 @@
 //! Address translation: the claimed and the seen address are both kept (Cisco NAT extension).
 
-use nhrp::engine::{Event, Nbma};
+use nhrp::engine::{Authorization, Event, Nbma};
 use nhrp::wire::{Cie, ExtensionBody, Operation, Packet, extension_type};
 
 use super::network::*;
@@ -114,7 +114,11 @@ fn hub_that_answers_for_a_translated_client_gives_both_addresses() {
 fn rebinding_of_the_translator_is_followed() {
     let mut network = behind_one_translator();
     network.translated.insert(underlay(3), outside(2222));
-    network.at(underlay(1), |e, now| e.peer_moved(now, outside(1024), outside(2222)));
+    let who = Authorization::Within([tunnel(3).into(), lan(3)].into());
+    network.at(underlay(1), |engine, now| {
+        engine.set_authorization(outside(2222), Some(who.clone()));
+        engine.peer_moved(now, outside(1024), outside(2222), &who);
+    });
     assert_eq!(network.binding(underlay(1), lan(3)).expect("bound").nbma, outside(2222));
     network.run(seconds(HOLDING));
     assert_eq!(network.binding(underlay(1), lan(3)).expect("bound").nbma, outside(2222));

@@ -222,13 +222,28 @@ fn node_that_is_no_server_refuses() {
 #[test]
 fn peer_that_moves_takes_its_bindings_along() {
     let mut network = Network::with_spokes(1);
-    network.at(underlay(1), |engine, now| engine.peer_moved(now, underlay(2), underlay(9)));
+    let who = Authorization::Within([tunnel(2).into(), lan(2)].into());
+    network.at(underlay(1), |engine, now| {
+        engine.peer_moved(now, underlay(2), underlay(9), &who);
+    });
     for prefix in [tunnel(2).into(), lan(2)] {
         assert_eq!(network.binding(underlay(1), prefix).expect("bound").nbma, underlay(9));
     }
-    // Its authorization too: it renews from there.
-    assert_eq!(codes(&mut network, underlay(9), &registration_of(2)), [code::SUCCESS]);
-    assert_eq!(codes(&mut network, underlay(2), &registration_of(2)), [code::PROHIBITED]);
+}
+
+#[test]
+fn peer_that_moves_leaves_behind_what_is_anothers() {
+    let mut network = Network::with_spokes(1);
+    let who = Authorization::Within([tunnel(3).into()].into());
+    network.at(underlay(1), |engine, now| {
+        engine.peer_moved(now, underlay(2), underlay(9), &who);
+    });
+    assert_eq!(network.binding(underlay(1), lan(2)).expect("bound").nbma, underlay(2));
+    network.at(underlay(2), |engine, now| {
+        engine.peer_moved(now, underlay(1), underlay(9), &who);
+    });
+    let server = network.binding(underlay(2), tunnel(1).into());
+    assert_eq!(server.expect("bound").nbma, underlay(1));
 }
 
 #[test]
