@@ -93,6 +93,7 @@ pub struct Sim {
     seen: BTreeMap<&'static str, u64>,
     guard: Guard,
     trace: Trace,
+    recording: Option<Vec<(SocketAddr, SocketAddr, Payload)>>,
 }
 
 impl Sim {
@@ -115,6 +116,7 @@ impl Sim {
             seen: BTreeMap::new(),
             guard: Guard::default(),
             trace: Trace::default(),
+            recording: None,
         }
     }
 
@@ -156,6 +158,17 @@ impl Sim {
     /// Puts a datagram on the Internet as if `from` had sent it: replays, garbage.
     pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: Payload) {
         self.launch(None, Path { realm: INTERNET, from, to }, payload);
+    }
+
+    /// Keeps every datagram from now on.
+    pub fn record(&mut self) {
+        self.recording = Some(Vec::new());
+    }
+
+    /// Every datagram since [`Self::record`], which ends: sender and receiver as the Internet saw
+    /// them, and what was in it.
+    pub fn recording(&mut self) -> Vec<(SocketAddr, SocketAddr, Payload)> {
+        self.recording.take().unwrap_or_default()
     }
 
     /// Runs for some time.
@@ -337,6 +350,9 @@ impl Sim {
         let copies = self.network.weather.copies(&mut self.rng);
         if let Payload::Gre(Inner::Ip(packet)) = &payload {
             self.fates[packet.number as usize].copies += copies.saturating_sub(1);
+        }
+        if let Some(recording) = &mut self.recording {
+            recording.push((path.from, path.to, payload.clone()));
         }
         let entry = Entry::Sent(path.from, path.to, copies, payload.clone());
         self.trace.add(self.elapsed(), entry);

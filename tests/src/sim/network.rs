@@ -56,14 +56,19 @@ impl Weather {
 pub struct Nat {
     outside: RealmId,
     address: IpAddr,
+    /// A mapping of its own for each destination ("symmetric").
+    pub symmetric: bool,
     /// Whether two nodes behind it reach each other by their public addresses.
     pub hairpin: bool,
     /// A mapping that carried nothing outward for so long is forgotten.
     pub timeout: Duration,
-    mappings: BTreeMap<SocketAddr, Mapping>,
-    inside: BTreeMap<u16, SocketAddr>,
+    mappings: BTreeMap<Flow, Mapping>,
+    flows: BTreeMap<u16, Flow>,
     next_port: u16,
 }
+
+/// Sender behind the translator and, where it tells them apart, receiver.
+type Flow = (SocketAddr, Option<SocketAddr>);
 
 #[derive(Debug)]
 struct Mapping {
@@ -73,37 +78,35 @@ struct Mapping {
 }
 
 impl Nat {
-    fn translate(&mut self, now: Instant, from: SocketAddr, to: IpAddr) -> SocketAddr {
-        if self.mappings.get(&from).is_some_and(|m| now - m.used >= self.timeout) {
-            self.forget(from);
+    fn translate(&mut self, now: Instant, from: SocketAddr, to: SocketAddr) -> SocketAddr {
+        let flow = (from, self.symmetric.then_some(to));
+        if let Some(old) = self.mappings.get(&flow)
+            && now - old.used >= self.timeout
+        {
+            self.flows.remove(&old.port);
+            self.mappings.remove(&flow);
         }
-        let mapping = self.mappings.entry(from).or_insert_with(|| {
+        let mapping = self.mappings.entry(flow).or_insert_with(|| {
             self.next_port += 1;
-            self.inside.insert(self.next_port, from);
+            self.flows.insert(self.next_port, flow);
             Mapping { port: self.next_port, used: now, contacted: BTreeSet::new() }
         });
         mapping.used = now;
-        mapping.contacted.insert(to);
+        mapping.contacted.insert(to.ip());
         SocketAddr::new(self.address, mapping.port)
     }
 
     fn admit(&self, now: Instant, from: SocketAddr, port: u16) -> Option<SocketAddr> {
-        let &inside = self.inside.get(&port)?;
-        let mapping = self.mappings.get(&inside)?;
+        let flow = self.flows.get(&port)?;
+        let mapping = self.mappings.get(flow)?;
         let open = now - mapping.used < self.timeout && mapping.contacted.contains(&from.ip());
-        open.then_some(inside)
-    }
-
-    fn forget(&mut self, from: SocketAddr) {
-        if let Some(mapping) = self.mappings.remove(&from) {
-            self.inside.remove(&mapping.port);
-        }
+        open.then_some(flow.0)
     }
 
     /// Forgets every mapping, as a translator does that is switched off and on.
     pub fn restart(&mut self) {
         self.mappings.clear();
-        self.inside.clear();
+        self.flows.clear();
     }
 }
 
@@ -145,10 +148,11 @@ impl Network {
         let nat = Nat {
             outside,
             address,
+            symmetric: false,
             hairpin: true,
             timeout: Duration::from_secs(120),
             mappings: BTreeMap::new(),
-            inside: BTreeMap::new(),
+            flows: BTreeMap::new(),
             next_port: 20_000,
         };
         self.nats.insert(realm, nat);
@@ -194,7 +198,7 @@ impl Network {
         if !translatable || (to.ip() == nat.address && !nat.hairpin) {
             return None;
         }
-        let from = nat.translate(now, from, to.ip());
+        let from = nat.translate(now, from, to);
         let path = Path { realm: nat.outside, from, to };
         self.leave(now, path, translatable)
     }

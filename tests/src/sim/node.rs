@@ -121,7 +121,7 @@ impl Sim {
         let own = config.nhrp.address.addr();
         let credentials = (blueprint.credentials)();
         self.guard.learn(credentials.as_ref());
-        let plane = Plane::new(own, blueprint.lans.clone());
+        let plane = Plane::new(credentials.is_none(), own, blueprint.lans.clone());
         let overlay = Overlay::new(config, credentials, now, &mut self.rng);
         self.nodes[id.0].live = Some(Live { overlay, plane });
         self.settle(id);

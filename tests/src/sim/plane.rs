@@ -69,6 +69,8 @@ pub struct Counters {
 
 #[derive(Debug)]
 pub(super) struct Plane {
+    /// Without security, GRE of a stranger is taken too, as multipoint GRE does.
+    clear: bool,
     own: IpAddr,
     lans: Vec<IpNet>,
     desired: Desired,
@@ -89,8 +91,9 @@ impl Usage for Plane {
 
 impl Plane {
     /// For a node with this tunnel address and these prefixes behind it.
-    pub(super) fn new(own: IpAddr, lans: Vec<IpNet>) -> Self {
+    pub(super) fn new(clear: bool, own: IpAddr, lans: Vec<IpNet>) -> Self {
         Self {
+            clear,
             own,
             lans,
             desired: Desired::default(),
@@ -221,14 +224,16 @@ impl Plane {
     ) -> Vec<Action> {
         match (inner, peer) {
             (Inner::Nhrp(packet), peer) => vec![Action::Event(Event::Nhrp { peer, from, packet })],
-            (Inner::Ip(packet), Some(peer)) => self.arrival(now, peer, packet),
-            (Inner::Ip(packet), None) => vec![Action::Drop(packet, "from a stranger")],
+            (Inner::Ip(packet), None) if !self.clear => {
+                vec![Action::Drop(packet, "from a stranger")]
+            }
+            (Inner::Ip(packet), peer) => self.arrival(now, peer, packet),
         }
     }
 
-    /// A packet came out of a session.
-    fn arrival(&mut self, now: Instant, from: PeerId, mut packet: IpPacket) -> Vec<Action> {
-        let sources = self.desired.sources.get(&from);
+    /// A packet came out of the tunnel.
+    fn arrival(&mut self, now: Instant, from: Option<PeerId>, mut packet: IpPacket) -> Vec<Action> {
+        let sources = from.and_then(|from| self.desired.sources.get(&from));
         let allowed = sources
             .is_none_or(|sources| sources.iter().any(|source| source.contains(&packet.source)));
         if !allowed || packet.source == self.own {
@@ -241,13 +246,17 @@ impl Plane {
         }
         match self.lookup(packet.destination) {
             None => vec![Action::Drop(packet, "no route")],
-            Some((_, to)) if to == from => vec![Action::Drop(packet, "back where it came from")],
+            Some((_, to)) if Some(to) == from => {
+                vec![Action::Drop(packet, "back where it came from")]
+            }
             Some(_) if packet.ttl <= 1 => vec![Action::Drop(packet, "TTL")],
             Some((prefix, to)) => {
                 let mut actions = Vec::new();
-                if self.redirected.first(now, (from, packet.source, packet.destination)) {
+                if let Some(peer) = from
+                    && self.redirected.first(now, (peer, packet.source, packet.destination))
+                {
                     let packet = packet.bytes();
-                    actions.push(Action::Event(Event::Redirect { peer: from, packet }));
+                    actions.push(Action::Event(Event::Redirect { peer, packet }));
                 }
                 packet.ttl -= 1;
                 self.counters.forwarded += 1;

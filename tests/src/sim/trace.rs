@@ -19,7 +19,8 @@ pub(super) enum Entry {
     Deed(String),
     Notice(NodeId, Notice),
     Sent(SocketAddr, SocketAddr, u32, Payload),
-    Dropped(NodeId, u32, &'static str),
+    /// So many packets in a row, the last of which has this number.
+    Dropped(NodeId, u32, &'static str, u32),
 }
 
 /// The last entries of a run.
@@ -30,6 +31,24 @@ pub(super) struct Trace(VecDeque<(Duration, Entry)>);
 const KEPT: usize = 600;
 
 impl Trace {
+    /// A node dropped a packet.
+    pub(super) fn dropped(
+        &mut self,
+        at: Duration,
+        node: NodeId,
+        reason: &'static str,
+        number: u32,
+    ) {
+        match self.0.back_mut() {
+            Some((_, Entry::Dropped(same, count, why, last)))
+                if (*same, *why) == (node, reason) =>
+            {
+                (*count, *last) = (*count + 1, number);
+            }
+            _ => self.add(at, Entry::Dropped(node, 1, reason, number)),
+        }
+    }
+
     pub(super) fn add(&mut self, at: Duration, entry: Entry) {
         if let Entry::Sent(.., payload) = &entry
             && !tells(payload)
@@ -66,8 +85,11 @@ impl fmt::Display for Entry {
         match self {
             Self::Deed(words) => write!(f, "* {words}"),
             Self::Notice(node, notice) => write!(f, "{node}: {notice}"),
-            Self::Dropped(node, number, reason) => {
+            Self::Dropped(node, 1, reason, number) => {
                 write!(f, "{node}: dropped packet {number}: {reason}")
+            }
+            Self::Dropped(node, count, reason, last) => {
+                write!(f, "{node}: dropped {count} packets, last {last}: {reason}")
             }
             Self::Sent(from, to, copies, payload) => {
                 write!(f, "    {from} > {to}  {payload}")?;

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::packet::{Arrival, Fate, IpPacket, TTL};
-use super::trace::Entry;
 use super::{Happening, NodeId, Sim};
 
 /// Index of a flow.
@@ -128,6 +127,6 @@ impl Sim {
             *live.plane.counters.dropped.entry(reason).or_default() += 1;
         }
         self.fates[packet.number as usize].dropped = Some((id, reason));
-        self.trace.add(self.elapsed(), Entry::Dropped(id, packet.number, reason));
+        self.trace.dropped(self.now - self.start, id, reason, packet.number);
     }
 }

@@ -41,6 +41,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Packets that wait for keys.
 const QUEUE: usize = 64;
+/// Handshakes whose keys are kept.
+const EPOCHS: usize = 4;
 /// How far behind the newest a counter may be.
 const WINDOW: u64 = 1024;
 
@@ -71,7 +73,8 @@ impl Epoch {
 /// An initiation that has no answer yet.
 #[derive(Debug)]
 struct Attempt {
-    number: u64,
+    /// The last two that were sent: the answer to either counts.
+    numbers: [u64; 2],
     began: Instant,
     pause: Duration,
     due: Instant,
@@ -85,10 +88,10 @@ pub(super) struct Tunnel {
     attempt: Option<Attempt>,
     /// The newest initiation of the peer.
     heard: Option<u64>,
-    /// Newest first: of these the first seals; the one before it still opens.
+    /// Newest first: of these the first seals, and all open.
     epochs: VecDeque<Epoch>,
     /// Answered as a responder, but the peer has not yet shown that it has the keys.
-    next: Option<Epoch>,
+    next: VecDeque<Epoch>,
     queue: VecDeque<Inner>,
     last_sent: Instant,
     /// Data was received since, and nothing sent after it.
@@ -106,7 +109,7 @@ impl Tunnel {
             attempt: None,
             heard: None,
             epochs: VecDeque::new(),
-            next: None,
+            next: VecDeque::new(),
             queue: VecDeque::new(),
             last_sent: now,
             owes_answer: None,
@@ -132,7 +135,7 @@ impl Tunnel {
             return;
         }
         let number = self.stamp(now);
-        self.attempt = Some(Attempt { number, began: now, pause, due: now + pause });
+        self.attempt = Some(Attempt { numbers: [number; 2], began: now, pause, due: now + pause });
         out.push(Message::Initiation(number));
     }
 
@@ -182,13 +185,14 @@ impl Tunnel {
                     return (false, None);
                 }
                 self.heard = Some(number);
-                self.next = Some(Epoch::new(number, now, false));
+                self.next.push_front(Epoch::new(number, now, false));
+                self.next.truncate(EPOCHS);
                 out.push(Message::Response(number));
                 self.last_sent = now;
                 (true, None)
             }
             Message::Response(number) => {
-                if self.attempt.as_ref().is_none_or(|attempt| attempt.number != number) {
+                if self.attempt.as_ref().is_none_or(|attempt| !attempt.numbers.contains(&number)) {
                     return (false, None);
                 }
                 self.established(now, Epoch::new(number, now, true));
@@ -199,7 +203,9 @@ impl Tunnel {
                 (true, None)
             }
             Message::Data(number, counter, inner) => {
-                if let Some(next) = self.next.take_if(|next| next.number == number) {
+                if let Some(at) = self.next.iter().position(|next| next.number == number)
+                    && let Some(next) = self.next.remove(at)
+                {
                     self.established(now, next);
                 }
                 let epoch = self.epochs.iter_mut().find(|epoch| epoch.number == number);
@@ -227,7 +233,7 @@ impl Tunnel {
         self.awaits_answer = None;
         self.last_sent = now;
         self.epochs.push_front(epoch);
-        self.epochs.truncate(2);
+        self.epochs.truncate(EPOCHS);
     }
 
     fn flush(&mut self, now: Instant, out: &mut Vec<Message>) {
@@ -280,9 +286,9 @@ impl Tunnel {
             self.queue.clear();
             return;
         }
-        attempt.number = number;
+        attempt.numbers = [attempt.numbers[1], number];
         attempt.pause = (attempt.pause * 2).min(REKEY_TIMEOUT);
         attempt.due = now + attempt.pause;
-        out.push(Message::Initiation(attempt.number));
+        out.push(Message::Initiation(number));
     }
 }
