@@ -1,5 +1,7 @@
 //! What an eavesdropper sees, what garbage does, what stays behind, what changes underneath.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::net::UdpSocket;

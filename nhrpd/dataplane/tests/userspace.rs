@@ -1,5 +1,7 @@
 //! Whole data planes in network namespaces.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::io::{Read, Write};

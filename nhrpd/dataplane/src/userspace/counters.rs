@@ -27,6 +27,8 @@ reasons! {
     UnknownSession = "unknown-session",
     /// More WireGuard handshakes from one source, or more keys to try, than is allowed.
     HandshakeRate = "handshake-rate",
+    /// More IKE messages from one source than are allowed, or than the control plane deals with.
+    IkeRate = "ike-rate",
     /// Not authentic.
     Unauthentic = "unauthentic",
     /// Authentic, but received before or too late.

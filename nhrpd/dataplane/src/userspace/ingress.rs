@@ -201,7 +201,7 @@ impl<'a> Ingress<'a> {
         // Strangers never fill more than half of the queue.
         let room = self.core.events.capacity() * 2 > self.core.events.max_capacity();
         if !room || !self.ike.take(from.ip(), self.now) {
-            return Err(Reason::EventQueue);
+            return Err(Reason::IkeRate);
         }
         self.core.event(Event::Ike { from, datagram: message.to_vec() });
         Ok(())
