@@ -63,7 +63,7 @@ pub(crate) fn doubts(config: &Config, credentials: &Credentials, wall: SystemTim
             doubts.push(format!(
                 "our certificate ({}) does not allow {prefix}: peers will refuse it unless their \
                  `accept` names it",
-                certificate.identity.subject
+                certificate.identity
             ));
         }
     }

@@ -159,7 +159,7 @@ impl<'a> View<'a> {
             dataplane: Dataplane::Userspace,
             identity: overlay
                 .credentials()
-                .map(|credentials| credentials.certificate().identity.subject.clone()),
+                .map(|credentials| credentials.certificate().identity.to_string()),
             up_seconds: self.seconds(overlay.started()),
             nhs: self.servers(),
             peers: self.peers(),

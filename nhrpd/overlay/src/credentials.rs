@@ -12,8 +12,12 @@ use zeroize::Zeroizing;
 use crate::config::{Config, Trust};
 use crate::{forwarding, session};
 
-/// ID_FQDN (RFC 7296 §3.5).
+/// ID_IPV4_ADDR (RFC 7296 §3.5).
+const ID_IPV4_ADDR: u8 = 1;
+/// ID_FQDN.
 const ID_FQDN: u8 = 2;
+/// ID_IPV6_ADDR.
+const ID_IPV6_ADDR: u8 = 5;
 /// ID_DER_ASN1_DN.
 const ID_DER_ASN1_DN: u8 = 9;
 
@@ -49,7 +53,7 @@ impl Credentials {
     ) -> Result<(String, Authorization), String> {
         let certificate =
             self.verifier.verify(chain, unix_time(wall)).map_err(|refusal| refusal.to_string())?;
-        Ok((certificate.identity.subject.clone(), authorization(&certificate, config)))
+        Ok((certificate.identity.to_string(), authorization(&certificate, config)))
     }
 
     /// What our own certificate allows us, in words.
@@ -77,6 +81,31 @@ fn unix_time(wall: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(wall.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
+/// Every identification that a certificate bears out, the one that we send ourselves first: the
+/// subject, or without one the first name of subjectAltName. Two nodes with one name would take
+/// each other's place.
+fn names(identity: &pki::Identity) -> Vec<Identity> {
+    let subject = Identity { kind: ID_DER_ASN1_DN, data: identity.subject_der.clone() };
+    let dns = identity.dns.iter().map(|dns| Identity { kind: ID_FQDN, data: dns.clone().into() });
+    let addresses = identity.addresses.iter().map(|address| match address {
+        IpAddr::V4(address) => Identity { kind: ID_IPV4_ADDR, data: address.octets().into() },
+        IpAddr::V6(address) => Identity { kind: ID_IPV6_ADDR, data: address.octets().into() },
+    });
+    let mut names: Vec<Identity> = dns.chain(addresses).collect();
+    let place = if identity.subject.is_empty() { names.len() } else { 0 };
+    names.insert(place, subject);
+    names
+}
+
+/// DNS names have no case.
+fn canonical(identity: &Identity) -> Identity {
+    let mut canonical = identity.clone();
+    if identity.kind == ID_FQDN {
+        canonical.data.make_ascii_lowercase();
+    }
+    canonical
+}
+
 /// An identification payload in words.
 pub(crate) fn describe(identity: &Identity) -> String {
     match identity.kind {
@@ -99,8 +128,7 @@ pub(crate) struct Judge<'a> {
 
 impl ike::Credentials for Judge<'_> {
     fn identity(&self) -> Identity {
-        let data = self.credentials.own.certificate().identity.subject_der.clone();
-        Identity { kind: ID_DER_ASN1_DN, data }
+        names(&self.credentials.own.certificate().identity).swap_remove(0)
     }
 
     fn certificates(&self) -> Vec<Vec<u8>> {
@@ -119,26 +147,55 @@ impl ike::Credentials for Judge<'_> {
             .verifier
             .verify(chain, unix_time(self.wall))
             .map_err(|refusal| Refusal(refusal.to_string()))?;
-        let named = match identity.kind {
-            ID_DER_ASN1_DN => identity.data == certificate.identity.subject_der,
-            ID_FQDN => certificate
-                .identity
-                .dns
-                .iter()
-                .any(|dns| dns.as_bytes().eq_ignore_ascii_case(&identity.data)),
-            _ => false,
-        };
-        if !named {
+        if !names(&certificate.identity).contains(&canonical(identity)) {
             return Err(Refusal(format!(
                 "says it is {}, but its certificate is for {}",
                 describe(identity),
-                certificate.identity.subject
+                certificate.identity
             )));
         }
         let authorization = authorization(&certificate, self.config);
         match forwarding::impersonates(self.servers, self.nbma, &authorization) {
-            Some(reason) => Err(Refusal(format!("{} {reason}", certificate.identity.subject))),
+            Some(reason) => Err(Refusal(format!("{} {reason}", certificate.identity))),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(subject: &str, dns: &[&str], addresses: &[&str]) -> pki::Identity {
+        pki::Identity {
+            subject: subject.to_owned(),
+            subject_der: subject.as_bytes().to_vec(),
+            common_name: None,
+            dns: dns.iter().map(|dns| (*dns).to_owned()).collect(),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            emails: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn subject_names_a_node_and_without_one_its_first_other_name() {
+        let named = identity("CN=spoke1", &["spoke1.example.net"], &["172.16.0.2"]);
+        assert_eq!(names(&named)[0].kind, ID_DER_ASN1_DN);
+        assert_eq!(named.to_string(), "CN=spoke1");
+        let unnamed = identity("", &["spoke1.example.net"], &["172.16.0.2"]);
+        assert_eq!(names(&unnamed)[0].kind, ID_FQDN);
+        assert_eq!(unnamed.to_string(), "spoke1.example.net");
+        let bare = identity("", &[], &["172.16.0.2"]);
+        assert_eq!(names(&bare)[0], Identity { kind: ID_IPV4_ADDR, data: vec![172, 16, 0, 2] });
+        assert_eq!(bare.to_string(), "172.16.0.2");
+    }
+
+    #[test]
+    fn certificate_bears_out_its_own_names_only() {
+        let named = identity("CN=spoke1", &["spoke1.example.net"], &[]);
+        let says = |kind, data: &[u8]| canonical(&Identity { kind, data: data.to_vec() });
+        assert!(names(&named).contains(&says(ID_FQDN, b"Spoke1.Example.NET")));
+        assert!(!names(&named).contains(&says(ID_FQDN, b"spoke2.example.net")));
+        assert!(!names(&named).contains(&says(ID_IPV4_ADDR, &[172, 16, 0, 2])));
     }
 }

@@ -1,6 +1,7 @@
 //! What a certificate says: who it names, what it allows, how long.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -43,6 +44,18 @@ impl Identity {
         names.extend(self.emails.iter().cloned());
         names.extend(self.addresses.iter().map(IpAddr::to_string));
         names
+    }
+}
+
+/// The subject, or where it is empty (RFC 5280 §4.1.2.6 allows that) the first of the other names.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.addresses.first().map(IpAddr::to_string);
+        let others = self.dns.first().or(address.as_ref()).or(self.emails.first());
+        f.write_str(match others {
+            Some(other) if self.subject.is_empty() => other,
+            _ => &self.subject,
+        })
     }
 }
 
