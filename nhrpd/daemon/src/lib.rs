@@ -51,7 +51,9 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
 
 /// Under systemd the journal gets fields; elsewhere standard error gets lines.
 fn log_to_journal_or_stderr(level: LogLevel) {
-    let filter = EnvFilter::try_from_env("NHRPD_LOG").unwrap_or_else(|_| level.as_str().into());
+    // boringtun calls a peer that went away an error; the overlay says it in its own words.
+    let default = || format!("{},boringtun=off", level.as_str()).into();
+    let filter = EnvFilter::try_from_env("NHRPD_LOG").unwrap_or_else(|_| default());
     let registry = tracing_subscriber::registry().with(filter);
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {
