@@ -1,4 +1,5 @@
-//! What crosses crates. [`sim`] drives whole nodes in virtual time; the scenarios in `tests/`
-//! use it, or real daemons in network namespaces.
+//! What crosses crates. [`sim`] drives whole nodes in virtual time, [`e2e`] real daemons in network
+//! namespaces; the scenarios in `tests/` use them.
 
+pub mod e2e;
 pub mod sim;

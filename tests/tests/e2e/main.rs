@@ -1,0 +1,4 @@
+//! Real daemons in network namespaces.
+
+mod cold_start;
+mod refusals;
