@@ -140,6 +140,12 @@ impl Sim {
         self.rng.next_u64() % limit.max(1)
     }
 
+    /// One of these, by chance.
+    pub fn pick<T: Clone>(&mut self, among: &[T]) -> T {
+        let at = self.random(among.len() as u64);
+        among[usize::try_from(at).expect("below a length")].clone()
+    }
+
     /// Whether a chance of so many thousandths comes true.
     pub fn chance(&mut self, thousandths: u64) -> bool {
         self.random(1000) < thousandths

@@ -3,10 +3,12 @@
 
 mod common;
 
+mod chaos;
 mod clear;
 mod crash;
 mod identity;
 mod moving;
 mod nat;
 mod registration;
+mod servers;
 mod shortcut;
