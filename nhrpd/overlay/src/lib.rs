@@ -19,6 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ::nhrp::engine as nhrp;
+use ::nhrp::wire::code::PROHIBITED;
 use ike::SaId;
 use ipnet::IpNet;
 use nhrp::{Authorization, Binding, BindingKind, Nbma};
@@ -132,8 +133,14 @@ impl Overlay {
             Event::Ike { from, datagram } => {
                 if let Some(credentials) = &self.credentials {
                     let nbma = self.sessions.nbma(from);
-                    let (config, servers) = (&self.config, &self.servers);
-                    let judge = Judge { credentials, config, servers, nbma, wall: now.wall };
+                    let judge = Judge {
+                        credentials,
+                        config: &self.config,
+                        servers: &self.servers,
+                        sessions: &self.sessions,
+                        nbma,
+                        wall: now.wall,
+                    };
                     self.ike.handle_datagram(now.instant, from, &datagram, &judge, rng);
                 }
             }
@@ -448,8 +455,14 @@ impl Overlay {
             self.clear_session(now.instant, nbma);
             return;
         };
-        let (config, servers) = (&self.config, &self.servers);
-        let judge = Judge { credentials, config, servers, nbma, wall: now.wall };
+        let judge = Judge {
+            credentials,
+            config: &self.config,
+            servers: &self.servers,
+            sessions: &self.sessions,
+            nbma,
+            wall: now.wall,
+        };
         let sa = self.ike.initiate(now.instant, self.sessions.endpoint(nbma), &judge, rng);
         let attempt = self.attempts.entry(nbma).or_insert(Attempt {
             sa: None,
@@ -703,11 +716,10 @@ impl Overlay {
                 };
                 self.refuse_peer(now.instant, peer, reason);
             }
-            nhrp::Event::RegistrationRefused { server, prefix, reason, .. } => {
-                let own = self.credentials.as_ref().map(|c| c.allowance(&self.config));
+            nhrp::Event::RegistrationRefused { server, prefix, code, reason } => {
                 let mut reason = format!("refuses our registration of {prefix}: {reason}");
-                if let Some(own) = own {
-                    reason = format!("{reason}; ours: {own}");
+                if let (Some(PROHIBITED), Some(credentials)) = (code, &self.credentials) {
+                    reason = format!("{reason}; ours: {}", credentials.allowance(&self.config));
                 }
                 if let Some(&nbma) = self.servers.get(&server) {
                     self.refuse_peer(now.instant, nbma, reason);
