@@ -33,8 +33,7 @@ pub use site::{CONFIG, Numbers, Site};
 /// Time for what should take a second or, after a crash, half a minute. Reached only on failure.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The command that runs a daemon.
-pub const NHRPD: [&str; 5] = ["nhrpd", "--config", CONFIG, "--socket", "/run/nhrpd/nhrpd.sock"];
+const SOCKET: &str = "/run/nhrpd/nhrpd.sock";
 
 /// A lab with daemons on its nodes.
 pub struct Scene {
@@ -48,8 +47,18 @@ pub struct Scene {
 impl Scene {
     /// Makes the network; no daemon runs yet.
     pub fn new(name: &str, sites: impl IntoIterator<Item = Site>) -> Self {
+        Self::with(name, sites, |_| {})
+    }
+
+    /// The same, with a change to the network.
+    pub fn with(
+        name: &str,
+        sites: impl IntoIterator<Item = Site>,
+        change: impl FnOnce(&mut Topology),
+    ) -> Self {
         let sites: Vec<Site> = sites.into_iter().collect();
-        let topology = site::topology(&format!("{name}-{}", std::process::id()), &sites);
+        let mut topology = site::topology(&format!("{name}-{}", std::process::id()), &sites);
+        change(&mut topology);
         Self::create(&topology, sites)
     }
 
@@ -85,7 +94,14 @@ impl Scene {
     /// Starts the daemon of one node.
     #[track_caller]
     pub fn start(&mut self, node: &str) {
-        let daemon = good("start a daemon", self.node(node).start(NHRPD));
+        self.start_program(node, "nhrpd");
+    }
+
+    /// The same with another program.
+    #[track_caller]
+    pub fn start_program(&mut self, node: &str, program: &str) {
+        let argv = [program, "--config", CONFIG, "--socket", SOCKET];
+        let daemon = good("start a daemon", self.node(node).start(argv));
         self.daemons.insert(node.to_owned(), daemon);
     }
 
@@ -207,13 +223,19 @@ impl Scene {
         self.sites.iter().flat_map(Site::inner).collect()
     }
 
-    /// Resident memory of a daemon in KiB.
+    /// A file of a daemon in /proc.
     #[track_caller]
-    pub fn resident_kib(&self, node: &str) -> u64 {
+    pub fn proc(&self, node: &str, file: &str) -> String {
         let pid = self.daemons.get(node).map(Daemon::pid).unwrap_or_default();
-        let status = good("read a status", std::fs::read_to_string(format!("/proc/{pid}/status")));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-        good("read VmRSS", line.trim().trim_end_matches(" kB").parse())
+        good("read /proc", std::fs::read_to_string(format!("/proc/{pid}/{file}")))
+    }
+
+    /// Memory of a daemon in KiB, by its name in /proc/PID/status.
+    #[track_caller]
+    pub fn memory_kib(&self, node: &str, name: &str) -> u64 {
+        let status = self.proc(node, "status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        good("read it", line.trim_matches(|c: char| !c.is_ascii_digit()).parse())
     }
 }
 

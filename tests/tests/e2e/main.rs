@@ -1,4 +1,9 @@
 //! Real daemons in network namespaces.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod cold_start;
+mod hostile;
+mod memory;
 mod refusals;
+mod restarts;

@@ -38,7 +38,7 @@ fn every_refusal_says_why_on_both_sides_and_disturbs_nobody() {
         Bad {
             site: site(2, issue(2, |request| request.key_usage = "0x40".parse().ok())),
             words: ["certificate has key usage 0x40 (nonRepudiation); needs all of 0xa0 \
-                     (digitalSignature, keyEncipherment) or all of 0x88"; 2],
+                     (digitalSignature+keyEncipherment) or all of 0x88"; 2],
         },
         Bad { site: site(3, of_other_ca), words: ["was issued by another CA, \"CN=Other CA\""; 2] },
         Bad {
@@ -47,7 +47,7 @@ fn every_refusal_says_why_on_both_sides_and_disturbs_nobody() {
         },
         Bad {
             site: site(5, issue(5, |request| request.addresses = vec![[172, 16, 0, 99].into()])),
-            words: ["172.16.0.6"; 2],
+            words: ["allows only 172.16.0.99/32"; 2],
         },
         Bad { site: site(6, revoked), words: ["is revoked"; 2] },
     ];
