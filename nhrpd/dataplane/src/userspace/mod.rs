@@ -9,7 +9,7 @@
 //!
 //! Two threads carry the packets, in batches: the kernel hands over and takes TCP streams in
 //! pieces of up to 64 KiB, and UDP datagrams of one length to one peer in one system call.
-//! They read a [`Snapshot`] that the control plane swaps, and report by a bounded queue.
+//! They read a snapshot that the control plane swaps, and report by a bounded queue.
 
 mod coalesce;
 mod control;
