@@ -15,7 +15,7 @@ use overlay_tests::sim::{Domain, INTERNET, NodeId, Nodes, RealmId, Sim, WALL, We
 use crate::common::*;
 
 /// Seeds of runs that failed once.
-const FOUND: &[u64] = &[];
+const FOUND: &[u64] = &[404, 452, 1323];
 
 /// In that time everybody reaches everybody again: NHRP's own back-off ends at 64 s, and one
 /// datagram in twenty is still lost.
@@ -33,9 +33,12 @@ fn bad_weather(sim: &mut Sim) -> Weather {
 
 /// A hub and three to five spokes, some of them behind one translator.
 fn build(sim: &mut Sim) -> (Nodes, RealmId) {
+    // Without security nothing but the holding time ends what is wrong.
+    let (security, longest) =
+        if sim.chance(150) { (Security::None, 120) } else { (Security::WireGuard, 600) };
     let domain = Domain {
-        security: if sim.chance(150) { Security::None } else { Security::WireGuard },
-        holding_time: secs(sim.pick(&[60, 120, 600])),
+        security,
+        holding_time: secs(sim.pick(&[60, 120, longest])),
         idle_timeout: secs(sim.pick(&[10, 60])),
         ..Domain::default()
     };

@@ -249,7 +249,7 @@ fn gre_in_the_clear_is_not_heard_where_security_is_on() {
     assert_ne!(before, after_honest);
     let arrived = sim.fates().iter().filter(|fate| fate.arrival.is_some()).count();
     for inner in inner {
-        sim.inject((from, 0).into(), (to, 0).into(), Payload::Gre(inner));
+        sim.inject((from, 0).into(), (to, 0).into(), &Payload::Gre(inner));
     }
     sim.run_for(secs(1));
     assert_eq!(sim.overlay(nodes.hub).nhrp().counters().received, after_honest);
@@ -293,7 +293,7 @@ fn a_spoke_that_forges_its_underlay_address_gains_nothing_by_it() {
         let inner = Some(Inner::Nhrp(indication.clone()));
         let message = Message::Data(epoch, counter, inner);
         let (from, to) = (address_of(forged.0), address_of(a.0));
-        sim.inject((from, PORT).into(), (to, PORT).into(), Payload::WireGuard(key, message));
+        sim.inject((from, PORT).into(), (to, PORT).into(), &Payload::WireGuard(key, message));
         sim.run_for(ms(100));
     }
     assert_eq!(sim.overlay(a).nhrp().counters().sent[1], resolutions, "A asks for nothing");
@@ -386,7 +386,7 @@ fn forged_strangers_fill_no_table_and_keep_nobody_out() {
         let from = Ipv4Addr::from(0xc612_0000 + n); // 198.18.0.0/15, RFC 2544
         let message = Message::Data(1, 1, None);
         let to = (address_of(0), PORT).into();
-        sim.inject((from, PORT).into(), to, Payload::WireGuard([7; 32], message));
+        sim.inject((from, PORT).into(), to, &Payload::WireGuard([7; 32], message));
         sim.run_for(ms(50));
     }
     let attempts = sim.overlay(hub).attempts().count();
@@ -413,14 +413,14 @@ fn garbage_and_replays_change_nothing() {
     let replays = sim.recording();
     println!("# {} datagrams replayed from their own and from another address", replays.len());
     for (from, to, payload) in replays {
-        sim.inject(from, to, payload.clone());
-        sim.inject((Ipv4Addr::new(192, 0, 2, 66), 6666).into(), to, payload.clone());
+        sim.inject(from, to, &payload);
+        sim.inject((Ipv4Addr::new(192, 0, 2, 66), 6666).into(), to, &payload);
         if let Payload::Ike(mut bytes) = payload {
             let at = usize::try_from(sim.random(bytes.len() as u64)).expect("it fits");
             bytes[at] ^= 1 << sim.random(8);
-            sim.inject(from, to, Payload::Ike(bytes.clone()));
+            sim.inject(from, to, &Payload::Ike(bytes.clone()));
             bytes.truncate(at);
-            sim.inject(from, to, Payload::Ike(bytes));
+            sim.inject(from, to, &Payload::Ike(bytes));
         }
         sim.run_for(ms(20));
     }
