@@ -3,113 +3,15 @@
 //! ```text
 //! cargo run --release -p overlay-tests --example registrations [CLIENTS…]
 //! ```
-//!
-//! Each client is a real engine with an address and one LAN. All register, then all renew.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
-
-use ipnet::{IpNet, Ipv4Net};
-use nhrp::engine::{Authorization, Config, Engine, Limits, Nbma, Output, Server, Usage};
-use rand_chacha::ChaCha12Rng;
-use rand_core::SeedableRng as _;
-
-const HOLDING: Duration = Duration::from_secs(600);
-
-struct NoTraffic;
-
-impl Usage for NoTraffic {
-    fn packets(&self, _: IpNet) -> u64 {
-        0
-    }
-}
-
-fn address(base: [u8; 4], n: u32) -> IpAddr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::from(base)) + n).into()
-}
-
-fn underlay(n: u32) -> Nbma {
-    address([100, 64, 0, 1], n).into()
-}
-
-fn lan(n: u32) -> IpNet {
-    let base = u32::from(Ipv4Addr::new(10, 0, 0, 0));
-    Ipv4Net::new_assert(Ipv4Addr::from(base + (n << 6)), 26).into()
-}
-
-/// Node 0 is the hub.
-fn engine(n: u32, start: Instant) -> Engine {
-    let tunnel = |n| address([172, 16, 0, 1], n);
-    let hub = n == 0;
-    let server = Server { address: tunnel(0), nbma: Some(underlay(0)), priority: 0, cluster: 0 };
-    let config = Config {
-        address: IpNet::new(tunnel(n), 12).expect("12 bits are within 32"),
-        nbma: Some(underlay(n).address),
-        holding_time: HOLDING,
-        authentication: None,
-        servers: if hub { Vec::new() } else { vec![server] },
-        maps: Vec::new(),
-        advertise: if hub { Vec::new() } else { vec![lan(n)] },
-        unique: true,
-        accept_registrations: hub,
-        redirect: hub,
-        shortcut: !hub,
-        default_authorization: Some(Authorization::Any),
-        limits: Limits::default(),
-    };
-    Engine::new(config, start, &mut ChaCha12Rng::seed_from_u64(n.into()))
-}
-
-/// Packets of an engine; its events are dropped.
-fn packets(engine: &mut Engine) -> Vec<Vec<u8>> {
-    std::iter::from_fn(|| engine.poll_output())
-        .filter_map(|output| match output {
-            Output::Transmit { packet, .. } => Some(packet),
-            Output::Event(_) => None,
-        })
-        .collect()
-}
-
-/// Every client runs what is due and hears the hub's answers; the time that the hub took, and the
-/// packets that it answered.
-fn round(hub: &mut Engine, clients: &mut [Engine], now: Instant) -> (Duration, u32) {
-    let (mut busy, mut count) = (Duration::ZERO, 0);
-    for (client, n) in clients.iter_mut().zip(1..) {
-        client.handle_timeout(now, &NoTraffic);
-        loop {
-            let requests = packets(client);
-            if requests.is_empty() {
-                break;
-            }
-            for request in requests {
-                let began = Instant::now();
-                hub.handle_packet(now, underlay(n), &request);
-                let replies = packets(hub);
-                busy += began.elapsed();
-                count += 1;
-                for reply in replies {
-                    client.handle_packet(now, underlay(0), &reply);
-                }
-            }
-        }
-    }
-    (busy, count)
-}
+use overlay_tests::scale::registrations;
 
 fn main() {
     let given: Vec<u32> = std::env::args().skip(1).filter_map(|n| n.parse().ok()).collect();
-    let given = if given.is_empty() { vec![1_000, 10_000] } else { given };
-    println!("{:>8} {:>14} {:>14}   requests per second of one core", "clients", "new", "renewed");
-    for count in given {
-        let start = Instant::now();
-        let mut hub = engine(0, start);
-        let mut clients: Vec<Engine> = (1..=count).map(|n| engine(n, start)).collect();
-        let rate = |(busy, requests): (Duration, u32)| f64::from(requests) / busy.as_secs_f64();
-        let new = rate(round(&mut hub, &mut clients, start));
-        assert_eq!(hub.bindings().count(), 2 * count as usize, "an address and a LAN each");
-        hub.handle_timeout(start + HOLDING / 3, &NoTraffic);
-        let renewed = rate(round(&mut hub, &mut clients, start + HOLDING / 3));
-        assert_eq!(hub.bindings().count(), 2 * count as usize);
-        println!("{count:>8} {new:>14.0} {renewed:>14.0}");
+    let counts = if given.is_empty() { vec![1_000, 10_000] } else { given };
+    println!("{:>8} {:>10} {:>10}   requests per second of one core", "clients", "new", "renewed");
+    for count in counts {
+        let rates = registrations(count);
+        println!("{count:>8} {:>10.0} {:>10.0}", rates.new, rates.renewed);
     }
 }

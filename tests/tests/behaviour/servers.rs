@@ -1,6 +1,7 @@
 //! Several next-hop servers, and many spokes.
 
 use nhrp::engine::Server;
+use overlay_tests::scale::registrations;
 use overlay_tests::sim::{Blueprint, Domain, NodeId, Sim, address_of, lan_of, tunnel_address_of};
 
 use crate::common::*;
@@ -86,4 +87,16 @@ fn a_hundred_spokes_come_back_to_a_hub_that_was_killed() {
     assert!(took <= secs(50), "{took:?}");
     let lan = sim.overlay(nodes.hub).bindings().find(|binding| binding.prefix == lan_of(77));
     assert_eq!(lan.map(|binding| binding.next_hop), Some(tunnel_address_of(77)));
+}
+
+#[test]
+fn ten_thousand_spokes_register_and_renew() {
+    for count in [1_000, 10_000] {
+        let rates = registrations(count);
+        assert_eq!(rates.bindings, 2 * count as usize, "an address and a LAN each");
+        println!(
+            "# {count} spokes: {:.0} new and {:.0} renewed a second",
+            rates.new, rates.renewed
+        );
+    }
 }
