@@ -6,21 +6,22 @@
 //! ([`Overlay::poll_desired`]), and the next deadline ([`Overlay::poll_timeout`]). The caller
 //! owns time and randomness.
 
+mod clear;
 mod config;
 mod credentials;
 pub mod desired;
 mod forwarding;
+mod keying;
 mod notice;
 mod report;
 mod session;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ::nhrp::engine as nhrp;
 use ::nhrp::wire::code::PROHIBITED;
-use ike::SaId;
 use ipnet::IpNet;
 use nhrp::{Authorization, Binding, BindingKind, Nbma};
 use rand_core::CryptoRng;
@@ -33,6 +34,7 @@ pub use report::{AttemptReport, Route, SessionReport};
 use credentials::Judge;
 use desired::{Desired, Event, PeerId, Transport};
 use forwarding::Path;
+use keying::{Attempt, Budget};
 use notice::Refusals;
 use session::{Session, Sessions};
 
@@ -57,17 +59,6 @@ pub enum Output {
     Notice(Notice),
 }
 
-/// A key exchange of ours that is under way, or that will be tried again.
-#[derive(Debug)]
-struct Attempt {
-    /// The IKE SA; `None` between two tries.
-    sa: Option<SaId>,
-    retry_at: Option<Instant>,
-    failures: u32,
-    /// Why the last try failed.
-    reason: Option<String>,
-}
-
 /// The overlay.
 #[derive(Debug)]
 pub struct Overlay {
@@ -88,9 +79,6 @@ pub struct Overlay {
     stopped: bool,
     started: Instant,
 }
-
-/// Longest pause between two tries of a key exchange.
-const RETRY_CAP: Duration = Duration::from_secs(64);
 
 impl Overlay {
     /// A fresh overlay. `credentials` may be absent only with [`Security::None`].
@@ -314,51 +302,6 @@ impl Overlay {
         &self.nhrp
     }
 
-    /// Forgets everything learnt, at the operator's wish. The sessions of those who registered
-    /// end too: so they register again at once, not when a third of their holding time is over.
-    /// Gives the number of sessions that ended.
-    pub fn clear_cache(&mut self, now: Now, rng: &mut dyn CryptoRng) -> usize {
-        let registered = self.bindings.values().filter(|b| b.kind == BindingKind::Registered);
-        let sessions = registered.filter_map(|b| match forwarding::path(&self.sessions, b) {
-            Path::Session(id) => Some(id),
-            _ => None,
-        });
-        let sessions: BTreeSet<PeerId> = sessions.collect();
-        self.nhrp.clear_cache();
-        self.clear_sessions(now, sessions, rng)
-    }
-
-    /// Forgets shortcuts and what is being resolved; traffic goes through the servers until
-    /// there are new ones.
-    pub fn clear_shortcuts(&mut self, now: Now, rng: &mut dyn CryptoRng) {
-        self.nhrp.clear_shortcuts();
-        self.pump(now, rng);
-    }
-
-    /// Forgets the peer with this tunnel or NBMA address and ends its sessions, whose number it
-    /// gives. A server is registered with anew.
-    pub fn clear_peer(&mut self, now: Now, peer: IpAddr, rng: &mut dyn CryptoRng) -> usize {
-        let of_peer = |session: &Session| session.endpoint.ip() == peer;
-        let at = self.sessions.iter().filter(|(_, session)| of_peer(session)).map(|(id, _)| id);
-        let sessions: BTreeSet<PeerId> = at.chain(self.sessions.up_of(peer)).collect();
-        self.nhrp.clear_peer(now.instant, peer);
-        self.clear_sessions(now, sessions, rng)
-    }
-
-    fn clear_sessions(
-        &mut self,
-        now: Now,
-        sessions: BTreeSet<PeerId>,
-        rng: &mut dyn CryptoRng,
-    ) -> usize {
-        let count = sessions.len();
-        for id in sessions {
-            self.remove_session(now, id, "cleared by the operator", rng);
-        }
-        self.pump(now, rng);
-        count
-    }
-
     /// IKE's own state, for display.
     pub fn ike(&self) -> &ike::Engine {
         &self.ike
@@ -444,88 +387,6 @@ impl Overlay {
         forwarding::impersonates(&self.servers, nbma, authorization)
     }
 
-    /// Begins a key exchange with `nbma` unless one is under way or a session is there.
-    fn connect(&mut self, now: Now, nbma: Nbma, rng: &mut dyn CryptoRng) {
-        let busy = self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa.is_some());
-        let full = self.sessions.len() + self.attempts.len() >= self.config.sessions;
-        if busy || self.config.nhrp.nbma.is_none() || self.fitting(nbma).next().is_some() || full {
-            return;
-        }
-        let Some(credentials) = &self.credentials else {
-            self.clear_session(now.instant, nbma);
-            return;
-        };
-        let judge = Judge {
-            credentials,
-            config: &self.config,
-            servers: &self.servers,
-            sessions: &self.sessions,
-            nbma,
-            wall: now.wall,
-        };
-        let sa = self.ike.initiate(now.instant, self.sessions.endpoint(nbma), &judge, rng);
-        let attempt = self.attempts.entry(nbma).or_insert(Attempt {
-            sa: None,
-            retry_at: None,
-            failures: 0,
-            reason: None,
-        });
-        attempt.sa = Some(sa);
-        attempt.retry_at = None;
-    }
-
-    /// Whether a key exchange that failed is worth another try by itself. Servers are not: their
-    /// registrations are repeated anyway.
-    fn wants(&self, nbma: Nbma) -> bool {
-        self.bindings.values().any(|binding| {
-            binding.nbma == nbma
-                && binding.kind == BindingKind::Shortcut
-                && matches!(forwarding::path(&self.sessions, binding), Path::None)
-        })
-    }
-
-    /// Whether everything that is bound to this address has a path: the peer came to us from
-    /// another one.
-    fn is_served(&self, nbma: Nbma) -> bool {
-        let mut here = self.bindings.values().filter(|binding| binding.nbma == nbma).peekable();
-        here.peek().is_some()
-            && here.all(|b| matches!(forwarding::path(&self.sessions, b), Path::Session(_)))
-    }
-
-    /// Whether a server or a binding is at this address.
-    fn knows(&self, nbma: Nbma) -> bool {
-        self.servers.values().any(|&server| server == nbma)
-            || self.bindings.values().any(|binding| binding.nbma == nbma)
-    }
-
-    /// With `security: none`, a session needs no key exchange.
-    fn clear_session(&mut self, now: Instant, nbma: Nbma) -> Option<PeerId> {
-        if self.config.security != Security::None {
-            return None;
-        }
-        if let Some(id) = self.sessions.up_at(nbma) {
-            return Some(id);
-        }
-        if self.sessions.len() >= self.config.sessions {
-            return None;
-        }
-        let endpoint = self.sessions.endpoint(nbma);
-        let id = self.sessions.insert(Session {
-            sa: None,
-            identity: None,
-            authorization: Authorization::Any,
-            endpoint,
-            up: true,
-            since: now,
-            idle_deadline: Some(now + self.config.idle_timeout),
-        });
-        self.transports.insert(id, Transport::Clear);
-        self.nhrp.set_authorization(nbma, Some(Authorization::Any));
-        self.notice(Notice::PeerUp { endpoint, identity: None });
-        self.dirty = true;
-        Some(id)
-    }
-
     fn ike_event(&mut self, now: Now, event: ike::Event, rng: &mut dyn CryptoRng) {
         match event {
             ike::Event::Established { sa, remote, initiator, certificates, keys, .. } => {
@@ -592,20 +453,6 @@ impl Overlay {
                     self.move_session(now.instant, id, remote);
                 }
             }
-        }
-    }
-
-    fn attempt_failed(&mut self, now: Instant, nbma: Nbma, reason: &str, needless: bool) {
-        let (wanted, known) = (self.wants(nbma), self.knows(nbma));
-        let Some(attempt) = self.attempts.get_mut(&nbma) else { return };
-        attempt.sa = None;
-        attempt.reason = Some(reason.to_owned());
-        attempt.failures += 1;
-        let pause = Duration::from_secs(1 << attempt.failures.min(6)).min(RETRY_CAP);
-        attempt.retry_at = wanted.then(|| now + pause);
-        // Unknown: it was begun because of a stranger's packet, whose sender may be forged.
-        if needless || !known {
-            self.attempts.remove(&nbma);
         }
     }
 
@@ -774,25 +621,5 @@ impl Overlay {
 
     fn notice(&mut self, notice: Notice) {
         self.outputs.push_back(Output::Notice(notice));
-    }
-}
-
-/// A small allowance per second.
-#[derive(Debug)]
-struct Budget {
-    left: u32,
-    since: Instant,
-}
-
-impl Budget {
-    const PER_SECOND: u32 = 10;
-
-    fn take(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
-            *self = Self { left: Self::PER_SECOND, since: now };
-        }
-        let granted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        granted
     }
 }
