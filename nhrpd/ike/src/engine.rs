@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use crate::cookie::Cookies;
 use crate::crossing::superseded;
 use crate::crypto::channel::NotAuthentic;
 use crate::crypto::suite::Algorithms;
@@ -39,6 +40,7 @@ pub struct Engine {
     pub(crate) established: BTreeSet<(Identity, SaId)>,
     timers: BTreeSet<(Instant, SaId)>,
     pub(crate) half_open: HalfOpen,
+    pub(crate) cookies: Cookies,
     pub(crate) strangers: StrangerEvents,
     drops: Drops,
     outputs: VecDeque<Output>,
@@ -149,6 +151,7 @@ impl Engine {
             established: BTreeSet::new(),
             timers: BTreeSet::new(),
             half_open: HalfOpen::default(),
+            cookies: Cookies::default(),
             strangers: StrangerEvents::default(),
             drops: Drops::default(),
             outputs: VecDeque::new(),

@@ -13,14 +13,16 @@
 //! | [`crossing`] | the one SA that is left where both sides begin |
 //! | `informational` | dead peers, deletion, moving |
 //! | [`private`] | what our nodes say beyond the RFCs: WireGuard keys, reasons |
+//! | `cookie` | what a stranger has to show before we keep anything |
 //! | [`limits`] | what strangers can make us keep |
 //!
 //! Spoken: RFC 7296 without CREATE_CHILD_SA, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
 //! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), of RFC 4555 the update
-//! of an address. Not yet: cookies, rekeying, fragmentation, NAT detection, pre-shared keys.
+//! of an address. Not yet: rekeying, fragmentation, NAT detection, pre-shared keys.
 
 mod admission;
 mod auth;
+mod cookie;
 pub mod crossing;
 mod crypto;
 mod engine;
@@ -130,9 +132,11 @@ impl fmt::Debug for WireGuardKeys {
 pub struct Config {
     /// Silence after which a dead-peer probe is sent; at least one second.
     pub dead_peer_interval: Duration,
-    /// Half-open responder SAs in all.
+    /// Half-open responder SAs in all. From an eighth of it on a peer must show by a cookie that
+    /// its address is not forged (RFC 7296 §2.6).
     pub half_open: usize,
-    /// Half-open responder SAs from one source address.
+    /// Half-open responder SAs from one source: an IPv4 address, or an IPv6 prefix of 64 bits.
+    /// From a half of it on that source must send a cookie.
     pub half_open_per_source: usize,
     /// Established SAs.
     pub established: usize,

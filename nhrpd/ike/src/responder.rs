@@ -27,6 +27,7 @@ pub(crate) struct InitPayloads {
     pub(crate) nonce: Vec<u8>,
     pub(crate) hashes: Vec<u8>,
     pub(crate) childless: bool,
+    pub(crate) cookie: Vec<u8>,
     /// It sent [`VENDOR_ID`].
     pub(crate) ours: bool,
 }
@@ -42,6 +43,7 @@ impl InitPayloads {
                 Payload::Nonce(nonce) => found.nonce = nonce,
                 Payload::Notify(notify) => match notify.kind {
                     NotifyType::SIGNATURE_HASH_ALGORITHMS => found.hashes = notify.data,
+                    NotifyType::COOKIE => found.cookie = notify.data,
                     NotifyType::CHILDLESS_IKEV2_SUPPORTED => found.childless = true,
                     _ => {}
                 },
@@ -79,7 +81,6 @@ impl Engine {
             return Ok(());
         }
         let (total, per_source) = (self.config.half_open, self.config.half_open_per_source);
-        self.half_open.admit(from.ip(), total, per_source)?;
         let init = match wire::decode_plain(header, datagram) {
             Ok(payloads) => InitPayloads::find(payloads).ok_or(DropReason::Malformed)?,
             Err(wire::Error::UnsupportedCritical(kind)) => {
@@ -90,6 +91,16 @@ impl Engine {
             }
             Err(_) => return Err(DropReason::Malformed),
         };
+        if self.half_open.wants_cookie(from.ip(), total, per_source) {
+            let (now, spi) = (context.now, header.initiator_spi);
+            if !self.cookies.knows(now, &init.cookie, from, spi, &init.nonce) {
+                let cookie = self.cookies.make(now, from, spi, &init.nonce, context.rng);
+                let payloads = [Payload::Notify(Notify::new(NotifyType::COOKIE, cookie))];
+                self.respond_unprotected(from, header, datagram.len(), &payloads);
+                return Err(DropReason::Cookie);
+            }
+        }
+        self.half_open.admit(from.ip(), total, per_source)?;
         if self.prefers_own(from, &init.nonce) {
             return Err(DropReason::Crossing);
         }

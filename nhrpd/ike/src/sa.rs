@@ -87,6 +87,9 @@ pub(crate) struct InitSent {
     pub(crate) private: agreement::PrivateKey,
     /// Groups that the responder has sent us to.
     pub(crate) tried: Vec<u16>,
+    /// What the responder wants back (RFC 7296 §2.6).
+    pub(crate) cookie: Option<Vec<u8>>,
+    pub(crate) cookies: u32,
     pub(crate) nonce: Vec<u8>,
     pub(crate) stamp: u64,
 }
