@@ -1,6 +1,5 @@
 //! The side that begins: IKE_SA_INIT and IKE_AUTH (RFC 7296 §1.2).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ use crate::engine::{Context, Fate};
 use crate::limits::DropReason;
 use crate::private::{self, Lineage, Offer, VENDOR_ID, WireGuardPair, peer_refusal};
 use crate::responder::{InitPayloads, NONCE_LEN, syntax};
-use crate::sa::{Handshake, InitSent, Request, Sa, SaCounters, State};
+use crate::sa::{Handshake, InitSent, Request, Sa, State};
 use crate::wire::{self, Header, Notify, NotifyType, Payload};
 use crate::{Credentials, Engine, Refusal, SaId};
 
@@ -41,27 +40,7 @@ impl Engine {
             nonce,
             stamp: self.next_stamp(),
         };
-        let mut sa = Sa {
-            id: self.fresh_id(),
-            initiator: true,
-            local_spi: self.fresh_spi(rng),
-            peer_spi: 0,
-            remote,
-            origin: None,
-            begun: now,
-            last_heard: now,
-            state: State::Closing,
-            identity: None,
-            suite: None,
-            channel: None,
-            next_request: 0,
-            outstanding: None,
-            queue: VecDeque::new(),
-            expected_request: 0,
-            last_response: Vec::new(),
-            armed: None,
-            counters: SaCounters::default(),
-        };
+        let mut sa = Sa::new(self.fresh_id(), true, self.fresh_spi(rng), remote, now);
         let id = sa.id;
         match self.send_init(now, &mut sa, init, rng) {
             Ok(()) => self.insert(sa),

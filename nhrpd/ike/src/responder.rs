@@ -1,6 +1,5 @@
 //! The side that answers: IKE_SA_INIT and IKE_AUTH (RFC 7296 §1.2).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::admission::Newcomer;
@@ -11,7 +10,7 @@ use crate::crypto::suite::describe;
 use crate::engine::{Context, Fate};
 use crate::limits::{DropReason, MAX_INIT_LEN};
 use crate::private::{self, VENDOR_ID};
-use crate::sa::{Handshake, Sa, SaCounters, State};
+use crate::sa::{Handshake, Sa, State};
 use crate::wire::{self, Exchange, Header, Notify, NotifyType, Payload, Proposal};
 use crate::{Engine, Event, Identity, Refusal};
 
@@ -158,38 +157,24 @@ impl Engine {
         );
         self.transmit(from, init_response.clone());
         self.half_open.enter(from.ip());
-        let sa = Sa {
-            id: self.fresh_id(),
-            initiator: false,
-            local_spi,
-            peer_spi: header.initiator_spi,
-            remote: from,
-            origin: Some(from),
-            begun: context.now,
-            last_heard: context.now,
-            state: State::HalfOpen(Box::new(Handshake {
-                suite: choice.suite,
-                sk_d: keys.sk_d,
-                sk_pi: keys.sk_pi,
-                sk_pr: keys.sk_pr,
-                initiator_nonce: init.nonce,
-                responder_nonce: nonce,
-                init_request: datagram.to_vec(),
-                init_response,
-                peer_hashes: init.hashes,
-                stamp: 0,
-            })),
-            identity: None,
-            suite: Some(choice.suite),
-            channel: Some(Box::new(keys.channel)),
-            next_request: 0,
-            outstanding: None,
-            queue: VecDeque::new(),
-            expected_request: 1,
-            last_response: Vec::new(),
-            armed: None,
-            counters: SaCounters::default(),
-        };
+        let mut sa = Sa::new(self.fresh_id(), false, local_spi, from, context.now);
+        sa.peer_spi = header.initiator_spi;
+        sa.origin = Some(from);
+        sa.state = State::HalfOpen(Box::new(Handshake {
+            suite: choice.suite,
+            sk_d: keys.sk_d,
+            sk_pi: keys.sk_pi,
+            sk_pr: keys.sk_pr,
+            initiator_nonce: init.nonce,
+            responder_nonce: nonce,
+            init_request: datagram.to_vec(),
+            init_response,
+            peer_hashes: init.hashes,
+            stamp: 0,
+        }));
+        sa.suite = Some(choice.suite);
+        sa.channel = Some(Box::new(keys.channel));
+        sa.expected_request = 1;
         self.insert(sa);
         Ok(())
     }

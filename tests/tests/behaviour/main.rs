@@ -9,4 +9,5 @@ mod identity;
 mod moving;
 mod nat;
 mod registration;
+mod rekey;
 mod shortcut;
