@@ -44,8 +44,11 @@ fn rfc7296_1_3_2_either_side_rekeys_and_both_use_the_successor() {
         assert_ne!(&keys, net.nodes[A].up.values().next().unwrap());
         assert_eq!(net.record.as_ref().unwrap().len(), 4, "one exchange, and the deletion");
         for node in &net.nodes {
-            let [.., Event::Established { certificates, initial_contact, .. }, Event::Closed { .. }] =
-                &node.events[..]
+            let [
+                ..,
+                Event::Established { certificates, initial_contact, .. },
+                Event::Closed { .. },
+            ] = &node.events[..]
             else {
                 panic!("{:?}", node.events)
             };

@@ -30,7 +30,7 @@ pub use notice::{Notice, Refusal, Refused};
 pub use report::{AttemptReport, Route, SessionReport};
 
 use credentials::Judge;
-use desired::{Desired, Event, PeerId, Transport};
+use desired::{Desired, Event, Peer, PeerId, Transport};
 use forwarding::Path;
 use notice::Refusals;
 use session::{Session, Sessions};
@@ -76,6 +76,7 @@ pub struct Overlay {
     ike: ike::Engine,
     sessions: Sessions,
     transports: BTreeMap<PeerId, Transport>,
+    lingering: BTreeMap<PeerId, Lingering>,
     attempts: BTreeMap<Nbma, Attempt>,
     bindings: BTreeMap<IpNet, Binding>,
     servers: BTreeMap<IpAddr, Nbma>,
@@ -87,6 +88,17 @@ pub struct Overlay {
     stopped: bool,
     started: Instant,
 }
+
+/// A path whose successor is up: what is still on its way through it may arrive.
+#[derive(Debug)]
+struct Lingering {
+    until: Instant,
+    peer: Peer,
+    sources: Option<BTreeSet<IpNet>>,
+}
+
+/// How long it may: more than a packet stays on the way, and its answer's switch to the successor.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Longest pause between two tries of a key exchange.
 const RETRY_CAP: Duration = Duration::from_secs(64);
@@ -111,6 +123,7 @@ impl Overlay {
             config,
             credentials,
             transports: BTreeMap::new(),
+            lingering: BTreeMap::new(),
             attempts: BTreeMap::new(),
             bindings: BTreeMap::new(),
             servers,
@@ -186,6 +199,9 @@ impl Overlay {
             }
             self.remove_session(now, id, "idle", rng);
         }
+        let lingering = self.lingering.len();
+        self.lingering.retain(|_, lingering| lingering.until > now.instant);
+        self.dirty |= self.lingering.len() != lingering;
         let due: Vec<Nbma> = self
             .attempts
             .iter()
@@ -206,7 +222,8 @@ impl Overlay {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let retries = self.attempts.values().filter_map(|attempt| attempt.retry_at).min();
         let idle = self.sessions.next_idle().map(|(deadline, _)| deadline);
-        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle]
+        let lingering = self.lingering.values().map(|lingering| lingering.until).min();
+        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle, lingering]
             .into_iter()
             .flatten()
             .min()
@@ -252,6 +269,12 @@ impl Overlay {
             }
         }
         self.desired = plan.desired;
+        for (&id, lingering) in &self.lingering {
+            self.desired.peers.insert(id, lingering.peer.clone());
+            if let Some(sources) = &lingering.sources {
+                self.desired.sources.insert(id, sources.clone());
+            }
+        }
         Some(&self.desired)
     }
 
@@ -610,6 +633,11 @@ impl Overlay {
         for twin in self.sessions.twins(id).into_iter().filter(|&twin| twin < id) {
             if let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint)) {
                 self.nhrp.peer_moved(now.instant, former, nbma, &authorization);
+            }
+            if let Some(peer) = self.desired.peers.get(&twin).cloned() {
+                let sources = self.desired.sources.get(&twin).cloned();
+                let until = now.instant + LINGER;
+                self.lingering.insert(twin, Lingering { until, peer, sources });
             }
             self.remove_session(now, twin, "replaced by a newer session", rng);
         }
