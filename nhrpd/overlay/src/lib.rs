@@ -18,7 +18,7 @@ mod session;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::nhrp::engine as nhrp;
 use ::nhrp::wire::code::PROHIBITED;
@@ -32,7 +32,7 @@ pub use notice::{Notice, Refusal, Refused};
 pub use report::{AttemptReport, Route, SessionReport};
 
 use credentials::Judge;
-use desired::{Desired, Event, PeerId, Transport};
+use desired::{Desired, Event, Peer, PeerId, Transport};
 use forwarding::Path;
 use keying::{Attempt, Budget};
 use notice::Refusals;
@@ -68,6 +68,7 @@ pub struct Overlay {
     ike: ike::Engine,
     sessions: Sessions,
     transports: BTreeMap<PeerId, Transport>,
+    lingering: BTreeMap<PeerId, Lingering>,
     attempts: BTreeMap<Nbma, Attempt>,
     bindings: BTreeMap<IpNet, Binding>,
     servers: BTreeMap<IpAddr, Nbma>,
@@ -79,6 +80,17 @@ pub struct Overlay {
     stopped: bool,
     started: Instant,
 }
+
+/// A path whose successor is up: what is still on its way through it may arrive.
+#[derive(Debug)]
+struct Lingering {
+    until: Instant,
+    peer: Peer,
+    sources: Option<BTreeSet<IpNet>>,
+}
+
+/// How long it may: more than a packet stays on the way, and its answer's switch to the successor.
+const LINGER: Duration = Duration::from_secs(5);
 
 impl Overlay {
     /// A fresh overlay. `credentials` may be absent only with [`Security::None`].
@@ -100,6 +112,7 @@ impl Overlay {
             config,
             credentials,
             transports: BTreeMap::new(),
+            lingering: BTreeMap::new(),
             attempts: BTreeMap::new(),
             bindings: BTreeMap::new(),
             servers,
@@ -181,6 +194,9 @@ impl Overlay {
             }
             self.remove_session(now, id, "idle", rng);
         }
+        let lingering = self.lingering.len();
+        self.lingering.retain(|_, lingering| lingering.until > now.instant);
+        self.dirty |= self.lingering.len() != lingering;
         let due: Vec<Nbma> = self
             .attempts
             .iter()
@@ -201,7 +217,8 @@ impl Overlay {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let retries = self.attempts.values().filter_map(|attempt| attempt.retry_at).min();
         let idle = self.sessions.next_idle().map(|(deadline, _)| deadline);
-        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle]
+        let lingering = self.lingering.values().map(|lingering| lingering.until).min();
+        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle, lingering]
             .into_iter()
             .flatten()
             .min()
@@ -247,6 +264,12 @@ impl Overlay {
             }
         }
         self.desired = plan.desired;
+        for (&id, lingering) in &self.lingering {
+            self.desired.peers.insert(id, lingering.peer.clone());
+            if let Some(sources) = &lingering.sources {
+                self.desired.sources.insert(id, sources.clone());
+            }
+        }
         Some(&self.desired)
     }
 
@@ -470,6 +493,11 @@ impl Overlay {
         for twin in self.sessions.twins(id).into_iter().filter(|&twin| twin < id) {
             if let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint)) {
                 self.nhrp.peer_moved(now.instant, former, nbma, &authorization);
+            }
+            if let Some(peer) = self.desired.peers.get(&twin).cloned() {
+                let sources = self.desired.sources.get(&twin).cloned();
+                let until = now.instant + LINGER;
+                self.lingering.insert(twin, Lingering { until, peer, sources });
             }
             self.remove_session(now, twin, "replaced by a newer session", rng);
         }

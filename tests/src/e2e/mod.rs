@@ -63,9 +63,10 @@ impl Scene {
     }
 
     /// A lab of another shape; its `run` entries are not started.
-    pub fn of(name: &str, topology: &Path) -> Self {
+    pub fn of(name: &str, topology: &Path, change: impl FnOnce(&mut Topology)) -> Self {
         let mut topology = good("read the topology", Topology::read(topology));
         topology.name = Some(format!("{name}-{}", std::process::id()));
+        change(&mut topology);
         Self::create(&topology, Vec::new())
     }
 

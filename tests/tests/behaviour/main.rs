@@ -10,5 +10,6 @@ mod identity;
 mod moving;
 mod nat;
 mod registration;
+mod rekey;
 mod servers;
 mod shortcut;

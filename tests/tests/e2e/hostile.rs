@@ -287,7 +287,7 @@ fn hostile(rng: &mut ChaCha8Rng, own: Ipv4Addr, seen: &[Seen]) -> Seen {
 
 /// IPv4 and UDP around it; the kernel fills in checksum and length.
 fn packet(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
-    let port = if rng.next_u32() % 2 == 0 { PORT } else { rng.next_u32() as u16 };
+    let port = if rng.next_u32().is_multiple_of(2) { PORT } else { rng.next_u32() as u16 };
     let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
     packet.extend(from.octets());
     packet.extend(to.octets());

@@ -4,6 +4,11 @@
 
 mod cold_start;
 mod hostile;
+mod ipv6;
 mod memory;
+mod moving;
+mod multicast;
+mod nat;
+mod operations;
 mod refusals;
 mod restarts;
