@@ -172,7 +172,7 @@ fn log(notice: &Notice) {
     match notice {
         Notice::Refused(_) | Notice::ServerDown { .. } => tracing::warn!("{notice}"),
         Notice::ResolutionFailed { .. } | Notice::ErrorReceived { .. } => {
-            tracing::debug!("{notice}")
+            tracing::debug!("{notice}");
         }
         _ => tracing::info!("{notice}"),
     }
