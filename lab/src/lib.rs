@@ -20,6 +20,7 @@
 //! ```
 
 pub mod capture;
+pub mod cli;
 pub mod decode;
 mod keeper;
 mod network;

@@ -163,3 +163,35 @@ fn wrong_usage() {
     let (status, text, _) = said(&overlayctl(Path::new("/nonexistent"), "show nothing"));
     assert_eq!((status, text.as_str()), (2, ""));
 }
+
+#[test]
+fn import_writes_the_file_and_names_what_is_not_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("hub.cfg"), folder.path().join("nhrpd.yaml"));
+    std::fs::write(&from, include_str!("../src/import/samples/ios-hub.cfg")).unwrap();
+    let import = format!("import ios {}", from.display());
+    let nobody = Path::new("/nonexistent");
+
+    let (status, out, err) = said(&overlayctl(nobody, &import));
+    assert_eq!(status, 0, "{err}");
+    assert!(out.contains("address: 172.16.0.1/24"), "{out}");
+    assert!(err.contains("hub.cfg:38: ip tcp adjust-mss 1360: "), "{err}");
+
+    let (status, json, err) = said(&overlayctl(nobody, &format!("{import} --json")));
+    assert_eq!((status, err.as_str()), (0, ""));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["configuration"], out);
+    assert!(json["notes"].as_array().unwrap().iter().any(|note| note["line"] == 38));
+
+    let output = format!("{import} --output {}", to.display());
+    assert_eq!(said(&overlayctl(nobody, &output)).0, 0);
+    assert_eq!(std::fs::read_to_string(&to).unwrap(), out);
+    let (status, _, err) = said(&overlayctl(nobody, &output));
+    assert_eq!(status, 1);
+    assert!(err.contains("is there already"), "{err}");
+
+    std::fs::write(&from, "hostname x\n").unwrap();
+    let (status, out, err) = said(&overlayctl(nobody, &import));
+    assert_eq!((status, out.as_str()), (1, ""));
+    assert!(err.ends_with("hub.cfg: no interface speaks NHRP\n"), "{err}");
+}

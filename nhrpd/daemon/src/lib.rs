@@ -1,6 +1,7 @@
 //! The daemon as a library: configuration, and the shell around the core.
 
 mod assemble;
+pub mod cli;
 pub mod config;
 mod resolve;
 mod shell;

@@ -100,7 +100,12 @@ macro_rules! sections {
         pub(super) struct $name {
             $(pub(super) $key: $kind),*
         }
-    )* };
+    )*
+        /// Each section and its keys, for what has to agree with them.
+        #[cfg(test)]
+        pub(super) const SECTIONS: &[(&str, &[&str])] =
+            &[$((stringify!($name), &[$(stringify!($key)),*])),*];
+    };
 }
 
 type Text = Option<String>;

@@ -1,4 +1,5 @@
 mod file;
+mod schema;
 
 use std::path::Path;
 use std::time::Duration;

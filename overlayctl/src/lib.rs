@@ -1,0 +1,252 @@
+//! `overlayctl`: what a running `nhrpd` knows, a small CA, and the way over from other DMVPNs.
+
+mod import;
+mod pki;
+mod show;
+mod text;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use control::Client;
+use serde::Serialize;
+
+/// Shows what nhrpd knows, clears what it learnt, runs a small CA, and imports configurations.
+#[derive(Debug, Parser)]
+#[command(name = "overlayctl", version)]
+struct Arguments {
+    /// Control socket of nhrpd.
+    #[arg(long, global = true, value_name = "PATH", default_value = control::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Print one JSON document and nothing else.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show something.
+    #[command(subcommand)]
+    Show(Show),
+    /// Forget something that was learnt. For root and the owner of the socket.
+    #[command(subcommand)]
+    Clear(Clear),
+    /// Certificates: a small CA. Needs no daemon.
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
+    #[command(subcommand)]
+    Import(import::ImportCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum Show {
+    /// Peers: one row each.
+    Dmvpn {
+        /// `detail`: interfaces, sessions, counters and refusals too.
+        #[arg(value_enum)]
+        how: Option<Detail>,
+    },
+    /// NHRP: cache (the default), next-hop servers, shortcuts, counters.
+    Nhrp {
+        /// What of it.
+        #[arg(value_enum, default_value_t = Nhrp::Cache)]
+        what: Nhrp,
+    },
+    /// Tunnels.
+    #[command(subcommand)]
+    Tunnel(Tunnel),
+    /// IKEv2.
+    #[command(subcommand)]
+    Ike(Ike),
+    /// Who gets copies of multicast packets.
+    Multicast,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Detail {
+    Detail,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Nhrp {
+    /// Mappings.
+    Cache,
+    /// Next-hop servers.
+    Nhs,
+    /// Direct ways to other spokes.
+    Shortcuts,
+    /// Packets and refusals, counted.
+    Traffic,
+}
+
+#[derive(Debug, Subcommand)]
+enum Tunnel {
+    /// Peer, endpoint, transport and MTU of each path.
+    Endpoints,
+}
+
+#[derive(Debug, Subcommand)]
+enum Ike {
+    /// Security associations.
+    Sa,
+}
+
+#[derive(Debug, Subcommand)]
+enum Clear {
+    /// NHRP.
+    #[command(subcommand)]
+    Nhrp(ClearNhrp),
+}
+
+#[derive(Debug, Subcommand)]
+enum ClearNhrp {
+    /// Dynamic cache entries.
+    Cache,
+    /// Shortcuts: their traffic goes through the hub again.
+    Shortcuts,
+    /// All about one peer.
+    Peer {
+        /// Tunnel or NBMA address.
+        address: IpAddr,
+    },
+}
+
+/// The command line, for man pages and completions.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("overlayctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let json = arguments.json;
+    let text = match arguments.command {
+        Command::Pki(command) => return pki::run(command, json),
+        Command::Import(command) => return import::run(&command, json),
+        Command::Show(what) => show(&arguments.socket, json, &what)?,
+        Command::Clear(Clear::Nhrp(what)) => clear(&arguments.socket, json, &what)?,
+    };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // `overlayctl … | head`
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the answer"),
+    }
+}
+
+fn show(socket: &Path, json: bool, what: &Show) -> anyhow::Result<String> {
+    let mut nhrpd = Client::connect(socket)?;
+    let width = text::terminal_width();
+    match what {
+        Show::Dmvpn { how } => {
+            let detail = how.is_some();
+            render(json, &nhrpd.dmvpn()?, |dmvpn| show::dmvpn(dmvpn, detail, width))
+        }
+        Show::Nhrp { what: Nhrp::Cache } => render(json, &nhrpd.nhrp_cache()?, show::cache),
+        Show::Nhrp { what: Nhrp::Nhs } => {
+            render(json, &nhrpd.nhs()?, |nhs| show::nhs(&nhs.servers, width))
+        }
+        Show::Nhrp { what: Nhrp::Shortcuts } => {
+            render(json, &nhrpd.shortcuts()?, |shortcuts| show::shortcuts(shortcuts, width))
+        }
+        Show::Nhrp { what: Nhrp::Traffic } => render(json, &nhrpd.nhrp_traffic()?, show::traffic),
+        Show::Tunnel(Tunnel::Endpoints) => {
+            render(json, &nhrpd.tunnel_endpoints()?, |endpoints| show::endpoints(endpoints, width))
+        }
+        Show::Ike(Ike::Sa) => render(json, &nhrpd.ike_sa()?, show::ike_sa),
+        Show::Multicast => {
+            render(json, &nhrpd.multicast()?, |multicast| show::multicast(multicast, width))
+        }
+    }
+}
+
+fn clear(socket: &Path, json: bool, what: &ClearNhrp) -> anyhow::Result<String> {
+    let mut nhrpd = Client::connect(socket)?;
+    let (cleared, what) = match what {
+        ClearNhrp::Cache => (nhrpd.clear_cache()?, "cache".to_owned()),
+        ClearNhrp::Shortcuts => (nhrpd.clear_shortcuts()?, "shortcuts".to_owned()),
+        ClearNhrp::Peer { address } => {
+            let cleared = nhrpd.clear_peer(*address)?;
+            if cleared.cleared == 0 {
+                bail!("nhrpd knows no peer {address}");
+            }
+            (cleared, format!("peer {address}"))
+        }
+    };
+    render(json, &cleared, |cleared| {
+        let entries = if cleared.cleared == 1 { "entry" } else { "entries" };
+        format!("{what}: {} {entries} cleared\n", cleared.cleared)
+    })
+}
+
+fn render<T: Serialize>(
+    json: bool,
+    reply: &T,
+    table: impl FnOnce(&T) -> String,
+) -> anyhow::Result<String> {
+    if !json {
+        return Ok(table(reply));
+    }
+    let mut text = serde_json::to_string_pretty(reply)?;
+    writeln!(text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_is_there() {
+        for line in [
+            "show dmvpn",
+            "show dmvpn detail --json",
+            "--json --socket /run/x show nhrp",
+            "show nhrp cache",
+            "show nhrp nhs",
+            "show nhrp shortcuts",
+            "show nhrp traffic",
+            "show tunnel endpoints",
+            "show ike sa",
+            "show multicast",
+            "clear nhrp cache",
+            "clear nhrp shortcuts",
+            "clear nhrp peer 172.16.0.9",
+            "import ios hub.cfg",
+            "import frr - --output nhrpd.yaml",
+            "import opennhrp opennhrp.conf --address 172.16.0.2/24",
+        ] {
+            let words = ["overlayctl"].into_iter().chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_exit_status_2() {
+        for line in ["show", "show dmvpn all", "clear nhrp peer hub", "show dmvpn --color"] {
+            let words = ["overlayctl"].into_iter().chain(line.split(' '));
+            assert_eq!(Arguments::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}
