@@ -108,9 +108,16 @@ mod tests {
     fn all_is_written() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path()).unwrap();
-        for file in ["_overlayctl", "overlayctl.bash", "overlayctl.fish", "_lab", "nhrpd.bash"] {
+        for (file, word) in [
+            ("_overlayctl", "opennhrp"),
+            ("overlayctl.bash", "opennhrp"),
+            ("overlayctl.fish", "opennhrp"),
+            ("_nhrpd", "--config"),
+            ("nhrpd.bash", "--config"),
+            ("lab.fish", "capture"),
+        ] {
             let text = fs::read_to_string(dir.path().join("completions").join(file)).unwrap();
-            assert!(text.contains("config") || text.contains("capture"), "{file}");
+            assert!(text.contains(word), "{file}: {word}");
         }
         let page = fs::read_to_string(dir.path().join("man/nhrpd.yaml.5")).unwrap();
         // Each key of the reference is a tag in the page.
