@@ -15,7 +15,7 @@ use overlay::desired::Event;
 use overlay::{Notice, Now, Output, Overlay};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant as Deadline, sleep_until, timeout};
+use tokio::time::{Instant as Deadline, Interval, interval, sleep_until, timeout};
 
 use crate::config::Config;
 use crate::show::Show;
@@ -69,6 +69,8 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     );
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    // Half of what systemd allows, so that one late turn is no reason to be killed.
+    let mut watchdog = sd_notify::watchdog_enabled().map(|allowed| interval(allowed / 2));
 
     loop {
         let deadline = shell.overlay.poll_timeout();
@@ -86,6 +88,9 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
             underlay = watch.changed() => shell.set_underlay(&underlay).await,
             Some(found) = names.recv() => shell.resolved(found),
             Some(call) = calls.recv() => call.answer(&mut Show(&mut shell)),
+            () = tick(&mut watchdog) => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
         }
         shell.flush();
     }
@@ -124,6 +129,13 @@ pub(crate) fn now() -> Now {
 async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(Deadline::from_std(deadline)).await,
+        None => pending().await,
+    }
+}
+
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
         None => pending().await,
     }
 }
