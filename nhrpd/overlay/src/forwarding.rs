@@ -203,12 +203,7 @@ mod tests {
                 limits: Limits::default(),
             },
             security: Security::WireGuard,
-            ike: ike::Config {
-                dead_peer_interval: Duration::from_secs(30),
-                half_open: 8,
-                half_open_per_source: 8,
-                established: 8,
-            },
+            ike: ike::Config::default(),
             port: PORT,
             routes: vec![net("10.0.0.0/8")],
             multicast: vec![Member::Servers],
