@@ -4,6 +4,7 @@
 //! `SIM_SEEDS=1000..2000` runs other seeds than the usual ones. A seed that found a fault goes into
 //! [`FOUND`].
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::panic::catch_unwind;
@@ -40,6 +41,7 @@ fn build(sim: &mut Sim) -> (Nodes, RealmId) {
         security,
         holding_time: secs(sim.pick(&[60, 120, longest])),
         idle_timeout: secs(sim.pick(&[10, 60])),
+        rekey_interval: secs(sim.pick(&[10, 40, 14_400])),
         ..Domain::default()
     };
     let home = sim.network.add_nat(INTERNET, Ipv4Addr::new(192, 0, 2, 1).into());
@@ -158,8 +160,10 @@ fn run(seed: u64) -> String {
     assert!(lost.is_empty(), "lost in fair weather: {lost:#?}");
     assert_eq!(sim.registrations(nodes.hub), 2 * nodes.spokes.len());
     for node in sim.nodes() {
-        let sessions = sim.overlay(node).sessions().count();
-        assert!(sessions <= nodes.spokes.len(), "{node} has {sessions} sessions");
+        let sessions: Vec<_> = sim.overlay(node).sessions().collect();
+        let peers: BTreeSet<_> = sessions.iter().map(|s| (&s.identity, s.endpoint)).collect();
+        assert!(peers.len() <= nodes.spokes.len(), "{node} has too many sessions: {peers:#?}");
+        assert!(sessions.len() <= 2 * peers.len(), "{node}: more than one successor each");
     }
     sim.nodes().map(|node| format!("{node}: {:#?}\n", sim.notices(node))).collect()
 }
