@@ -516,10 +516,21 @@ impl Node {
             NatPorts::Preserve => "",
             NatPorts::Random => " fully-random",
         };
+        // As routers at home do, what nobody asked for is dropped. It matters for two nodes that
+        // write to each other at the same time: an answer of the router itself would leave a
+        // connection behind, and the mapping of the own node would get another port.
         let rules = format!(
-            "table inet lab {{\n chain outbound {{\n type nat hook postrouting priority srcnat\n \
-             oifname \"{}\" masquerade{ports}\n }}\n}}\n",
-            nat.outside
+            "table inet lab {{
+               chain outbound {{
+                 type nat hook postrouting priority srcnat
+                 oifname \"{outside}\" masquerade{ports}
+               }}
+               chain inbound {{
+                 type filter hook input priority filter
+                 iifname \"{outside}\" meta l4proto {{ tcp, udp }} ct state new drop
+               }}
+             }}",
+            outside = nat.outside
         );
         self.run_with_input(["nft", "-f", "-"], &rules).map(drop)
     }

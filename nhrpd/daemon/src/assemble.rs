@@ -163,6 +163,7 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
         security,
         ike: ike::Config {
             dead_peer_interval: config.limits.dead_peer_interval,
+            rekey_interval: config.rekey_interval,
             half_open: config.limits.half_open,
             half_open_per_source: config.limits.half_open_per_source,
             established: config.limits.peers + SPARE_SAS,

@@ -61,6 +61,8 @@ pub struct Config {
     pub accept: Vec<Accept>,
     /// Protection.
     pub security: Security,
+    /// `security.rekey-interval`: age at which keys are renewed.
+    pub rekey_interval: Duration,
     /// What carries the packets.
     pub dataplane: Dataplane,
     /// Caps and rates.

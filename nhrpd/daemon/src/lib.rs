@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -53,8 +53,10 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
 /// Under systemd the journal gets fields; elsewhere standard error gets lines.
 fn log_to_journal_or_stderr(level: LogLevel) {
     // boringtun calls a peer that went away an error; the overlay says it in its own words.
-    let default = || format!("{},boringtun=off", level.as_str()).into();
-    let filter = EnvFilter::try_from_env("NHRPD_LOG").unwrap_or_else(|_| default());
+    let level = level.as_str().parse().unwrap_or(LevelFilter::INFO);
+    let default = Targets::new().with_default(level).with_target("boringtun", LevelFilter::OFF);
+    let asked = std::env::var("NHRPD_LOG").ok().and_then(|filter| filter.parse().ok());
+    let filter: Targets = asked.unwrap_or(default);
     let registry = tracing_subscriber::registry().with(filter);
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {

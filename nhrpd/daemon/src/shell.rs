@@ -1,5 +1,6 @@
 //! The shell around the core: sockets, timers, names and signals, and nothing else.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::IpAddr;
 use std::path::Path;
@@ -32,6 +33,8 @@ pub(crate) struct Shell {
     pub(crate) config: Config,
     pub(crate) overlay: Overlay,
     pub(crate) plane: Userspace,
+    /// Next-hop servers whose names do not resolve now, and why.
+    pub(crate) unresolved: BTreeMap<IpAddr, String>,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -55,7 +58,7 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let plane = Userspace::start(assemble::plane(&config, &underlay), events_in).await?;
     let told = assemble::overlay(&config, credentials.as_ref());
     let overlay = Overlay::new(told, credentials, now(), &mut rand::rng());
-    let mut shell = Shell { config, overlay, plane };
+    let mut shell = Shell { config, overlay, plane, unresolved: BTreeMap::new() };
     shell.set_nbma(underlay.address);
     shell.flush();
     tracing::info!(
@@ -159,9 +162,22 @@ impl Shell {
         self.overlay.set_nbma(now(), nbma, &mut rand::rng());
     }
 
+    /// A name that ceases to resolve keeps its last address: more often the DNS is at fault than
+    /// the server gone.
     fn resolved(&mut self, found: resolve::Resolved) {
-        let nbma = found.nbma.map_err(|why| tracing::warn!(server = %found.server, "{why}")).ok();
-        self.overlay.set_server_nbma(now(), found.server, nbma, &mut rand::rng());
+        let server = found.server;
+        match found.nbma {
+            Ok(nbma) => {
+                self.unresolved.remove(&server);
+                self.overlay.set_server_nbma(now(), server, Some(nbma), &mut rand::rng());
+            }
+            Err(why) => {
+                if self.unresolved.get(&server) != Some(&why) {
+                    tracing::warn!(%server, "{why}");
+                    self.unresolved.insert(server, why);
+                }
+            }
+        }
     }
 
     /// Carries out what the core wants, sessions before the packets that use them.

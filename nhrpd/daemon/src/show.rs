@@ -192,7 +192,13 @@ impl<'a> View<'a> {
                     engine::NhsState::Responding => NhsState::Responding,
                     engine::NhsState::Waiting => NhsState::Waiting,
                 },
-                why: Some(server.why).filter(|why| !why.is_empty()),
+                why: self
+                    .shell
+                    .unresolved
+                    .get(&server.address)
+                    .filter(|_| server.nbma.is_none())
+                    .cloned()
+                    .or(Some(server.why).filter(|why| !why.is_empty())),
                 since_seconds: self.seconds(server.since),
                 priority: server.priority,
                 cluster: server.cluster,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -16,6 +17,7 @@ use netlink_packet_route::route::{
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Error;
 use crate::userspace::Core;
@@ -26,6 +28,9 @@ pub const ROUTE_PROTOCOL: u8 = 191;
 const LOCAL_ROUTES: usize = 65_536;
 /// One change of a routing daemon is many notifications.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// How long a route that an owner before us left behind may wait for its peer.
+const INHERITANCE: Duration = Duration::from_secs(60);
 
 /// What the kernel answered.
 pub(crate) fn errno(error: &rtnetlink::Error) -> io::Error {
@@ -76,7 +81,20 @@ impl Kernel {
             tracing::debug!("{interface}: IPv6 address generation stays: {}", errno(&error));
         }
         self.set_mtu(interface, index, mtu).await?;
-        for address in addresses {
+        // A device that was left behind has addresses already.
+        let mut missing: BTreeSet<IpNet> = addresses.iter().copied().collect();
+        let former = self.handle.address().get().set_link_index_filter(index).execute();
+        let former: Vec<_> =
+            former.try_collect().await.map_err(failed("read its addresses".into()))?;
+        for message in former {
+            let length = message.header.prefix_len;
+            let address = own_address(&message).and_then(|ip| IpNet::new(ip, length).ok());
+            if !address.is_some_and(|address| missing.remove(&address)) {
+                let request = self.handle.address().del(message);
+                request.execute().await.map_err(failed("remove a former address".into()))?;
+            }
+        }
+        for address in missing {
             let request = self.handle.address().add(index, address.addr(), address.prefix_len());
             request.execute().await.map_err(failed(format!("set address {address}")))?;
         }
@@ -106,9 +124,14 @@ impl Kernel {
         let (connection, _, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(Error::Netlink)?;
         self.tasks.push(tokio::spawn(connection));
-        let mut routes =
-            Routes { handle: self.handle.clone(), index, core, failed: BTreeMap::new() };
-        routes.repair(&BTreeSet::new()).await;
+        let mut routes = Routes {
+            handle: self.handle.clone(),
+            index,
+            core,
+            failed: BTreeMap::new(),
+            inherited: BTreeSet::new(),
+        };
+        routes.inherited = routes.read().await.into_keys().collect();
         self.tasks.push(tokio::spawn(routes.run(desired, messages)));
         Ok(())
     }
@@ -136,6 +159,9 @@ struct Routes {
     core: Weak<Core>,
     /// What could not be installed and why, so that it is said once.
     failed: BTreeMap<IpNet, String>,
+    /// Left behind by an owner that was killed. They stay until their peers had time to come back:
+    /// without them the packets would take another way, in clear text.
+    inherited: BTreeSet<IpNet>,
 }
 
 impl Routes {
@@ -144,22 +170,25 @@ impl Routes {
         mut desired: watch::Receiver<BTreeSet<IpNet>>,
         mut messages: impl StreamExt<Item = M> + Unpin,
     ) {
+        let settled = Instant::now() + INHERITANCE;
         loop {
             tokio::select! {
                 changed = desired.changed() => if changed.is_err() { return },
                 // A lost notification comes as a message too (overrun).
                 message = messages.next() => {
                     if message.is_none() { return }
-                    tokio::time::sleep(SETTLE).await;
+                    sleep(SETTLE).await;
                     while let Some(Some(_)) = futures_util::FutureExt::now_or_never(messages.next()) {}
                 }
+                () = sleep_until(settled), if !self.inherited.is_empty() => self.inherited.clear(),
             }
             let wanted = desired.borrow_and_update().clone();
             self.repair(&wanted).await;
         }
     }
 
-    async fn repair(&mut self, wanted: &BTreeSet<IpNet>) {
+    /// Tells the packet threads what the kernel routes elsewhere; gives the routes that are ours.
+    async fn read(&self) -> BTreeMap<IpNet, RouteMessage> {
         let mut ours = BTreeMap::new();
         let mut local = BTreeSet::new();
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
@@ -176,11 +205,18 @@ impl Routes {
                 }
             }
         }
-        let Some(core) = self.core.upgrade() else { return };
-        core.set_local(local);
-        drop(core);
+        if let Some(core) = self.core.upgrade() {
+            core.set_local(local);
+        }
+        ours
+    }
+
+    async fn repair(&mut self, wanted: &BTreeSet<IpNet>) {
+        let ours = self.read().await;
+        self.inherited.retain(|prefix| !wanted.contains(prefix));
         for (prefix, route) in &ours {
             if !wanted.contains(prefix)
+                && !self.inherited.contains(prefix)
                 && let Err(error) = self.handle.route().del(route.clone()).execute().await
             {
                 tracing::warn!("cannot remove route {prefix}: {}", errno(&error));
@@ -226,6 +262,19 @@ impl Routes {
                 .build(),
         }
     }
+}
+
+/// The address that a device has.
+pub(crate) fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) if local => Some(*address),
+            AddressAttribute::Address(address) if !local => Some(*address),
+            _ => None,
+        })
+    };
+    // On a point-to-point link the other attribute is the peer's address.
+    find(true).or_else(|| find(false))
 }
 
 fn destination(route: &RouteMessage) -> Option<IpNet> {

@@ -3,15 +3,13 @@
 use std::net::IpAddr;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
-};
+use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinHandle;
 
 use crate::Error;
-use crate::netlink::errno;
+use crate::netlink::{errno, own_address};
 
 /// What the tunnel's source is, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,13 +164,5 @@ fn usable(message: &AddressMessage) -> Option<IpAddr> {
     if message.header.flags.intersects(unusable) {
         return None;
     }
-    let find = |local: bool| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) if local => Some(*address),
-            AddressAttribute::Address(address) if !local => Some(*address),
-            _ => None,
-        })
-    };
-    // On a point-to-point link the other attribute is the peer's address.
-    find(true).or_else(|| find(false))
+    own_address(message)
 }

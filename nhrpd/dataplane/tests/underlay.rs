@@ -275,6 +275,33 @@ async fn the_device_is_gone_with_its_owner() {
 }
 
 #[tokio::test]
+async fn what_a_killed_owner_left_behind_is_taken_over() {
+    let namespace = Internet::new().attach(1);
+    namespace.ip("tuntap add dev dmvpn0 mode tun");
+    for address in ["172.16.0.1/24", "172.17.0.1/24"] {
+        namespace.ip(&format!("address add {address} dev dmvpn0"));
+    }
+    namespace.ip("link set dmvpn0 up");
+    for prefix in ["192.168.7.0/24", "192.168.8.0/24"] {
+        namespace.ip(&format!("route add {prefix} dev dmvpn0 proto {ROUTE_PROTOCOL}"));
+    }
+
+    let mut a = Node::start(1, namespace, |_| {}).await;
+    let addresses = a.namespace.ip("address show dev dmvpn0");
+    assert!(addresses.contains("172.16.0.1/24") && !addresses.contains("172.17.0.1"));
+    a.desired.routes = [net("192.168.8.0/24"), net("192.168.9.0/24")].into();
+    a.apply();
+    let show = format!("ip route show proto {ROUTE_PROTOCOL}");
+    until(&a.namespace, &show, |text| text.contains("192.168.9.0/24")).await;
+    let routes = a.namespace.ok(&show);
+    assert!(routes.contains("192.168.7.0/24"), "its peer may come back: {routes}");
+
+    let Node { plane, namespace, .. } = a;
+    plane.stop().await;
+    assert!(!namespace.ip("link show").contains("dmvpn0"));
+}
+
+#[tokio::test]
 async fn what_hinders_the_start_is_said() {
     let namespace = Namespace::new();
     let (events, _keep) = mpsc::channel(16);

@@ -3,6 +3,8 @@
 
 use crate::auth::{Denial, Peer};
 use crate::crossing::{Rank, Superseded, superseded};
+use crate::crypto::keys::Secret;
+use crate::crypto::suite::Group;
 use crate::engine::Context;
 use crate::private::{self, Lineage, Offer, WireGuardPair};
 use crate::sa::{Established, Handshake, Sa, State};
@@ -15,6 +17,8 @@ pub(crate) struct Newcomer {
     rank: Rank,
     instance: Option<u64>,
     pub(crate) replaced: Vec<SaId>,
+    sk_d: Secret,
+    group: &'static Group,
     keys: WireGuardKeys,
     initial_contact: bool,
 }
@@ -63,13 +67,24 @@ impl Engine {
         );
         let keys = pair.keys(offer.public_key, &preshared_key).map_err(refuse)?;
         let initial_contact = private::notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
-        Ok((own_offer, Newcomer { peer, rank, instance, replaced, keys, initial_contact }))
+        let (sk_d, group) = (handshake.sk_d.clone(), handshake.suite.group);
+        let newcomer =
+            Newcomer { peer, rank, instance, replaced, sk_d, group, keys, initial_contact };
+        Ok((own_offer, newcomer))
     }
 
     /// Both sides are authenticated.
     pub(crate) fn establish(&mut self, context: &mut Context<'_>, sa: &mut Sa, new: Newcomer) {
-        let Newcomer { peer, rank, instance, replaced, keys, initial_contact } = new;
-        sa.state = State::Established(Established { rank, instance });
+        let Newcomer { peer, rank, instance, replaced, sk_d, group, keys, initial_contact } = new;
+        sa.state = State::Established(Established {
+            rank,
+            instance,
+            certificates: peer.certificates.clone(),
+            sk_d,
+            group,
+            rekey_at: self.rekey_at(context.now, context.rng),
+            theirs: None,
+        });
         sa.identity = Some(peer.identity.clone());
         self.established.insert((peer.identity.clone(), sa.id));
         self.event(Event::Established {

@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use crate::cookie::Cookies;
 use crate::crossing::superseded;
 use crate::crypto::channel::NotAuthentic;
 use crate::crypto::suite::Algorithms;
 use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
-use crate::sa::{Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
+use crate::sa::{Established, Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
 use crate::wire::{self, Encrypted, Exchange, Header, Notify, NotifyType, Payload};
 use crate::{Config, Credentials, Event, Identity, Output, Refusal, SaId};
 
 /// A probe more often than this would be a flood.
 const SHORTEST_DEAD_PEER_INTERVAL: Duration = Duration::from_secs(1);
+/// New keys more often than this would be one too.
+const SHORTEST_REKEY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All IKE SAs of one node, without sockets and clock.
 ///
@@ -39,6 +42,7 @@ pub struct Engine {
     pub(crate) established: BTreeSet<(Identity, SaId)>,
     timers: BTreeSet<(Instant, SaId)>,
     pub(crate) half_open: HalfOpen,
+    pub(crate) cookies: Cookies,
     pub(crate) strangers: StrangerEvents,
     drops: Drops,
     outputs: VecDeque<Output>,
@@ -83,6 +87,8 @@ pub struct SaInfo {
     pub suite: Option<String>,
     /// When it began.
     pub begun: Instant,
+    /// When we give it new keys, where it is up; the peer may do so before.
+    pub rekey_at: Option<Instant>,
     /// When the peer, or its data traffic, was last heard.
     pub last_heard: Instant,
     /// A request of ours waits for its response.
@@ -139,6 +145,7 @@ impl Engine {
     /// A fresh engine that proposes and accepts `algorithms`.
     pub fn with_algorithms(mut config: Config, algorithms: Algorithms) -> Self {
         config.dead_peer_interval = config.dead_peer_interval.max(SHORTEST_DEAD_PEER_INTERVAL);
+        config.rekey_interval = config.rekey_interval.max(SHORTEST_REKEY_INTERVAL);
         Self {
             config,
             algorithms,
@@ -149,6 +156,7 @@ impl Engine {
             established: BTreeSet::new(),
             timers: BTreeSet::new(),
             half_open: HalfOpen::default(),
+            cookies: Cookies::default(),
             strangers: StrangerEvents::default(),
             drops: Drops::default(),
             outputs: VecDeque::new(),
@@ -286,6 +294,9 @@ impl Engine {
             Request::Auth if matches!(sa.state, State::AuthSent(..)) => {
                 self.handle_auth_response(context, sa, wire::decode_chain(first, &plain))
             }
+            Request::Rekey => {
+                self.handle_rekey_response(context, sa, wire::decode_chain(first, &plain))
+            }
             Request::Delete | Request::Refuse(_) => Fate::Forget,
             Request::Init | Request::Auth | Request::Probe | Request::Update => Fate::Keep,
         };
@@ -321,8 +332,16 @@ impl Engine {
             return Fate::Forget;
         }
         let Some(outstanding) = &mut sa.outstanding else {
-            sa.queue.push_back(Request::Probe);
-            self.send_queued(now, sa, rng);
+            match &sa.state {
+                State::Established(Established { rekey_at: Some(at), .. }) if *at <= now => {
+                    self.begin_rekey(now, sa, rng);
+                }
+                state => {
+                    let closing = matches!(state, State::Closing);
+                    sa.queue.push_back(if closing { Request::Delete } else { Request::Probe });
+                    self.send_queued(now, sa, rng);
+                }
+            }
             return Fate::Keep;
         };
         if outstanding.transmissions >= TRANSMISSIONS {
@@ -392,6 +411,10 @@ impl Engine {
             identity: sa.identity.clone(),
             suite: sa.suite.map(|suite| suite.to_string()),
             begun: sa.begun,
+            rekey_at: match &sa.state {
+                State::Established(established) => established.rekey_at,
+                _ => None,
+            },
             last_heard: sa.last_heard,
             outstanding: sa.outstanding.is_some(),
             counters: sa.counters,
@@ -537,6 +560,7 @@ impl Engine {
         let exchange = match request {
             Request::Init => Exchange::IKE_SA_INIT,
             Request::Auth => Exchange::IKE_AUTH,
+            Request::Rekey => Exchange::CREATE_CHILD_SA,
             _ => Exchange::INFORMATIONAL,
         };
         let message_id = sa.next_request;

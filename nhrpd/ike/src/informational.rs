@@ -9,7 +9,7 @@ use rand_core::CryptoRng;
 use crate::engine::{Context, Fate};
 use crate::private::peer_refusal;
 use crate::responder::syntax_notify;
-use crate::sa::{Request, Sa, State};
+use crate::sa::{Established, Request, Sa, State};
 use crate::wire::{self, Exchange, Notify, NotifyType, PROTOCOL_IKE, Payload};
 use crate::{Engine, Event, Refusal, SaId};
 
@@ -83,7 +83,10 @@ impl Engine {
         last: Request,
         rng: &mut dyn CryptoRng,
     ) {
-        sa.state = State::Closing;
+        let former = std::mem::replace(&mut sa.state, State::Closing);
+        if let State::Established(Established { theirs: Some(theirs), .. }) = former {
+            self.discard(now, *theirs, true, rng);
+        }
         sa.queue.clear();
         sa.queue.push_back(last);
         self.send_queued(now, sa, rng);
@@ -114,9 +117,7 @@ impl Engine {
             Err(error) => return self.refuse_syntax(context, sa, exchange, error),
         };
         if exchange == Exchange::CREATE_CHILD_SA {
-            // RFC 7296 §1.3: an SA that has its one tunnel and takes no more.
-            let notify = Notify::new(NotifyType::NO_ADDITIONAL_SAS, []);
-            self.respond(sa, exchange, &[Payload::Notify(notify)]);
+            self.handle_rekey_request(context, sa, payloads);
             return Fate::Keep;
         }
         self.respond(sa, exchange, &[]);
@@ -127,6 +128,14 @@ impl Engine {
             .iter()
             .any(|payload| matches!(payload, Payload::Delete(d) if d.protocol == PROTOCOL_IKE))
             .then(|| "deleted by the peer".to_owned());
+        if let State::Established(established) = &mut sa.state
+            && deleted.is_some()
+            && let Some(theirs) = established.theirs.take()
+        {
+            // See `crate::rekey`: the peer has not noticed that ours crosses its own.
+            self.succeed(context.now, sa, *theirs, false, context.rng);
+            return Fate::Forget;
+        }
         let Some(reason) = refused.or(deleted) else { return Fate::Keep };
         if sa.is_established() {
             self.depart(sa, reason);

@@ -1,12 +1,12 @@
 //! The side that begins: IKE_SA_INIT and IKE_AUTH (RFC 7296 §1.2).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use rand_core::CryptoRng;
 
 use crate::auth::Denial;
+use crate::cookie::{MAX_COOKIES, is_acceptable};
 use crate::crypto::keys::{Contributions, Keys};
 use crate::crypto::signature;
 use crate::crypto::suite::{InvalidPublicValue, describe};
@@ -14,7 +14,7 @@ use crate::engine::{Context, Fate};
 use crate::limits::DropReason;
 use crate::private::{self, Lineage, Offer, VENDOR_ID, WireGuardPair, peer_refusal};
 use crate::responder::{InitPayloads, NONCE_LEN, syntax};
-use crate::sa::{Handshake, InitSent, Request, Sa, SaCounters, State};
+use crate::sa::{Handshake, InitSent, Request, Sa, State};
 use crate::wire::{self, Header, Notify, NotifyType, Payload};
 use crate::{Credentials, Engine, Refusal, SaId};
 
@@ -35,30 +35,12 @@ impl Engine {
             group,
             private: group.generate(rng),
             tried: vec![group.id],
+            cookie: None,
+            cookies: 0,
             nonce,
             stamp: self.next_stamp(),
         };
-        let mut sa = Sa {
-            id: self.fresh_id(),
-            initiator: true,
-            local_spi: self.fresh_spi(rng),
-            peer_spi: 0,
-            remote,
-            origin: None,
-            begun: now,
-            last_heard: now,
-            state: State::Closing,
-            identity: None,
-            suite: None,
-            channel: None,
-            next_request: 0,
-            outstanding: None,
-            queue: VecDeque::new(),
-            expected_request: 0,
-            last_response: Vec::new(),
-            armed: None,
-            counters: SaCounters::default(),
-        };
+        let mut sa = Sa::new(self.fresh_id(), true, self.fresh_spi(rng), remote, now);
         let id = sa.id;
         match self.send_init(now, &mut sa, init, rng) {
             Ok(()) => self.insert(sa),
@@ -74,6 +56,10 @@ impl Engine {
         init: InitSent,
         rng: &mut dyn CryptoRng,
     ) -> Result<(), InvalidPublicValue> {
+        let cookie = init.cookie.iter().map(|cookie| {
+            // RFC 7296 §2.6: the first payload.
+            Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.clone()))
+        });
         let payloads = [
             Payload::SecurityAssociation(vec![self.algorithms.proposal()]),
             Payload::KeyExchange { group: init.group.id, data: init.group.public(&init.private)? },
@@ -84,6 +70,7 @@ impl Engine {
             )),
             Payload::VendorId(VENDOR_ID.to_vec()),
         ];
+        let payloads: Vec<Payload> = cookie.chain(payloads).collect();
         sa.next_request = 0;
         sa.state = State::InitSent(Box::new(init));
         self.send_request(now, sa, Request::Init, &payloads, rng);
@@ -103,6 +90,9 @@ impl Engine {
             return Err(DropReason::Unexpected);
         }
         let payloads = wire::decode_plain(header, datagram).map_err(|_| DropReason::Malformed)?;
+        if let Some(cookie) = private::notify(&payloads, NotifyType::COOKIE) {
+            return self.show_cookie(context, sa, cookie);
+        }
         if let Some(group) = private::notify(&payloads, NotifyType::INVALID_KE_PAYLOAD) {
             return self.change_group(context, sa, group);
         }
@@ -132,6 +122,29 @@ impl Engine {
         Ok(Fate::Keep)
     }
 
+    /// RFC 7296 §2.6: the same message again, with the cookie in front.
+    fn show_cookie(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        cookie: &[u8],
+    ) -> Result<Fate, DropReason> {
+        if !is_acceptable(cookie) {
+            return Err(DropReason::Malformed);
+        }
+        let State::InitSent(init) = &mut sa.state else { return Err(DropReason::Unexpected) };
+        if init.cookie.as_deref() == Some(cookie) || init.cookies == MAX_COOKIES {
+            return Err(DropReason::Replayed);
+        }
+        init.cookies += 1;
+        init.cookie = Some(cookie.to_vec());
+        let State::InitSent(init) = std::mem::replace(&mut sa.state, State::Closing) else {
+            return Err(DropReason::Unexpected);
+        };
+        self.send_init(context.now, sa, *init, context.rng).map_err(|_| DropReason::KeyExchange)?;
+        Ok(Fate::Keep)
+    }
+
     /// RFC 7296 §1.2: begins again with the group that the responder wants, under the same SPI
     /// and nonce; each group once.
     fn change_group(
@@ -157,6 +170,8 @@ impl Engine {
             group,
             private: group.generate(context.rng),
             tried,
+            cookie: init.cookie.take(),
+            cookies: init.cookies,
             nonce: std::mem::take(&mut init.nonce),
             stamp: init.stamp,
         };

@@ -11,16 +11,19 @@
 //! | `initiator`, `responder` | IKE_SA_INIT and IKE_AUTH |
 //! | `auth`, `admission` | who the peer is, and whether its SA may live |
 //! | [`crossing`] | the one SA that is left where both sides begin |
+//! | `rekey` | new keys for an SA, also where both sides make some |
 //! | `informational` | dead peers, deletion, moving |
 //! | [`private`] | what our nodes say beyond the RFCs: WireGuard keys, reasons |
+//! | `cookie` | what a stranger has to show before we keep anything |
 //! | [`limits`] | what strangers can make us keep |
 //!
-//! Spoken: RFC 7296 without CREATE_CHILD_SA, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
+//! Spoken: RFC 7296 without CHILD_SAs, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
 //! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), of RFC 4555 the update
-//! of an address. Not yet: cookies, rekeying, fragmentation, NAT detection, pre-shared keys.
+//! of an address. Not yet: fragmentation, NAT detection, pre-shared keys.
 
 mod admission;
 mod auth;
+mod cookie;
 pub mod crossing;
 mod crypto;
 mod engine;
@@ -28,6 +31,7 @@ mod informational;
 mod initiator;
 pub mod limits;
 pub mod private;
+mod rekey;
 mod responder;
 mod sa;
 pub mod wire;
@@ -130,9 +134,14 @@ impl fmt::Debug for WireGuardKeys {
 pub struct Config {
     /// Silence after which a dead-peer probe is sent; at least one second.
     pub dead_peer_interval: Duration,
-    /// Half-open responder SAs in all.
+    /// Age at which an IKE SA gets new keys, and WireGuard with it; up to a fifth earlier, at
+    /// random. At least one second.
+    pub rekey_interval: Duration,
+    /// Half-open responder SAs in all. From an eighth of it on a peer must show by a cookie that
+    /// its address is not forged (RFC 7296 §2.6).
     pub half_open: usize,
-    /// Half-open responder SAs from one source address.
+    /// Half-open responder SAs from one source: an IPv4 address, or an IPv6 prefix of 64 bits.
+    /// From a half of it on that source must send a cookie.
     pub half_open_per_source: usize,
     /// Established SAs.
     pub established: usize,
@@ -142,6 +151,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             dead_peer_interval: Duration::from_secs(10),
+            rekey_interval: Duration::from_secs(4 * 3600),
             half_open: 1000,
             half_open_per_source: 50,
             established: 10_000,

@@ -1,7 +1,7 @@
 //! What strangers can make us keep, and the count of what we threw away.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// How long a responder waits for IKE_AUTH, and repeats a refusal.
@@ -10,6 +10,11 @@ pub const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(20);
 /// Longest IKE_SA_INIT that we answer. It is kept until IKE_AUTH, whose signature covers it, so
 /// that this bounds the memory of a half-open SA: this and some 2 KiB.
 pub const MAX_INIT_LEN: usize = 4096;
+
+/// Cookies are demanded from this part of all half-open SAs on …
+const COOKIE_SHARE: usize = 8;
+/// … or of those of one source.
+const COOKIE_SHARE_PER_SOURCE: usize = 2;
 
 /// Failures that strangers can cause at will are told to the layer above once in this time.
 const STRANGER_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,6 +32,8 @@ pub enum DropReason {
     HalfOpenLimit,
     /// Too many half-open SAs from this source.
     HalfOpenPerSource,
+    /// IKE_SA_INIT without the cookie that is demanded at the moment (RFC 7296 §2.6).
+    Cookie,
     /// IKE_SA_INIT with nothing that we accept.
     NoProposal,
     /// IKE_SA_INIT with the public value of another group than we want, or an invalid one.
@@ -47,12 +54,13 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, in the order of [`crate::Engine::drops`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Malformed,
         Self::Version,
         Self::UnknownSpi,
         Self::HalfOpenLimit,
         Self::HalfOpenPerSource,
+        Self::Cookie,
         Self::NoProposal,
         Self::KeyExchange,
         Self::Crossing,
@@ -71,6 +79,7 @@ impl DropReason {
             Self::UnknownSpi => "unknown-spi",
             Self::HalfOpenLimit => "half-open-limit",
             Self::HalfOpenPerSource => "half-open-per-source",
+            Self::Cookie => "cookie",
             Self::NoProposal => "no-proposal",
             Self::KeyExchange => "key-exchange",
             Self::Crossing => "crossing",
@@ -107,25 +116,37 @@ pub(crate) struct HalfOpen {
 impl HalfOpen {
     pub(crate) fn admit(
         &self,
-        source: IpAddr,
+        from: IpAddr,
         total: usize,
         per_source: usize,
     ) -> Result<(), DropReason> {
         if self.total >= total {
             return Err(DropReason::HalfOpenLimit);
         }
-        if self.per_source.get(&source).is_some_and(|count| *count >= per_source) {
+        if self.from(from) >= per_source {
             return Err(DropReason::HalfOpenPerSource);
         }
         Ok(())
     }
 
-    pub(crate) fn enter(&mut self, source: IpAddr) {
-        self.total += 1;
-        *self.per_source.entry(source).or_default() += 1;
+    /// The source of another one must be shown not to be forged. Before it is, no stranger can
+    /// use up the share of the real owner of an address.
+    pub(crate) fn wants_cookie(&self, from: IpAddr, total: usize, per_source: usize) -> bool {
+        self.total >= total / COOKIE_SHARE
+            || self.from(from) >= per_source / COOKIE_SHARE_PER_SOURCE
     }
 
-    pub(crate) fn leave(&mut self, source: IpAddr) {
+    fn from(&self, from: IpAddr) -> usize {
+        self.per_source.get(&source(from)).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn enter(&mut self, from: IpAddr) {
+        self.total += 1;
+        *self.per_source.entry(source(from)).or_default() += 1;
+    }
+
+    pub(crate) fn leave(&mut self, from: IpAddr) {
+        let source = source(from);
         self.total -= 1;
         if let Some(count) = self.per_source.get_mut(&source) {
             *count -= 1;
@@ -137,6 +158,15 @@ impl HalfOpen {
 
     pub(crate) fn len(&self) -> usize {
         self.total
+    }
+}
+
+/// Whom an address belongs to: of IPv6 the first 64 bits, because who has one address has the
+/// whole prefix.
+pub(crate) fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 
@@ -170,6 +200,15 @@ mod tests {
             assert_eq!(drops.of(reason), 1);
             assert!(names.insert(reason.name()));
         }
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_prefix() {
+        let source = |text: &str| source(text.parse().unwrap());
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:0:0:2"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_eq!(source("192.0.2.1"), source("::ffff:192.0.2.1"));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The side that answers: IKE_SA_INIT and IKE_AUTH (RFC 7296 §1.2).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::admission::Newcomer;
@@ -11,7 +10,7 @@ use crate::crypto::suite::describe;
 use crate::engine::{Context, Fate};
 use crate::limits::{DropReason, MAX_INIT_LEN};
 use crate::private::{self, VENDOR_ID};
-use crate::sa::{Handshake, Sa, SaCounters, State};
+use crate::sa::{Handshake, Sa, State};
 use crate::wire::{self, Exchange, Header, Notify, NotifyType, Payload, Proposal};
 use crate::{Engine, Event, Identity, Refusal};
 
@@ -27,6 +26,7 @@ pub(crate) struct InitPayloads {
     pub(crate) nonce: Vec<u8>,
     pub(crate) hashes: Vec<u8>,
     pub(crate) childless: bool,
+    pub(crate) cookie: Vec<u8>,
     /// It sent [`VENDOR_ID`].
     pub(crate) ours: bool,
 }
@@ -42,6 +42,7 @@ impl InitPayloads {
                 Payload::Nonce(nonce) => found.nonce = nonce,
                 Payload::Notify(notify) => match notify.kind {
                     NotifyType::SIGNATURE_HASH_ALGORITHMS => found.hashes = notify.data,
+                    NotifyType::COOKIE => found.cookie = notify.data,
                     NotifyType::CHILDLESS_IKEV2_SUPPORTED => found.childless = true,
                     _ => {}
                 },
@@ -79,7 +80,6 @@ impl Engine {
             return Ok(());
         }
         let (total, per_source) = (self.config.half_open, self.config.half_open_per_source);
-        self.half_open.admit(from.ip(), total, per_source)?;
         let init = match wire::decode_plain(header, datagram) {
             Ok(payloads) => InitPayloads::find(payloads).ok_or(DropReason::Malformed)?,
             Err(wire::Error::UnsupportedCritical(kind)) => {
@@ -90,6 +90,16 @@ impl Engine {
             }
             Err(_) => return Err(DropReason::Malformed),
         };
+        if self.half_open.wants_cookie(from.ip(), total, per_source) {
+            let (now, spi) = (context.now, header.initiator_spi);
+            if !self.cookies.knows(now, &init.cookie, from, spi, &init.nonce) {
+                let cookie = self.cookies.make(now, from, spi, &init.nonce, context.rng);
+                let payloads = [Payload::Notify(Notify::new(NotifyType::COOKIE, cookie))];
+                self.respond_unprotected(from, header, datagram.len(), &payloads);
+                return Err(DropReason::Cookie);
+            }
+        }
+        self.half_open.admit(from.ip(), total, per_source)?;
         if self.prefers_own(from, &init.nonce) {
             return Err(DropReason::Crossing);
         }
@@ -147,38 +157,24 @@ impl Engine {
         );
         self.transmit(from, init_response.clone());
         self.half_open.enter(from.ip());
-        let sa = Sa {
-            id: self.fresh_id(),
-            initiator: false,
-            local_spi,
-            peer_spi: header.initiator_spi,
-            remote: from,
-            origin: Some(from),
-            begun: context.now,
-            last_heard: context.now,
-            state: State::HalfOpen(Box::new(Handshake {
-                suite: choice.suite,
-                sk_d: keys.sk_d,
-                sk_pi: keys.sk_pi,
-                sk_pr: keys.sk_pr,
-                initiator_nonce: init.nonce,
-                responder_nonce: nonce,
-                init_request: datagram.to_vec(),
-                init_response,
-                peer_hashes: init.hashes,
-                stamp: 0,
-            })),
-            identity: None,
-            suite: Some(choice.suite),
-            channel: Some(Box::new(keys.channel)),
-            next_request: 0,
-            outstanding: None,
-            queue: VecDeque::new(),
-            expected_request: 1,
-            last_response: Vec::new(),
-            armed: None,
-            counters: SaCounters::default(),
-        };
+        let mut sa = Sa::new(self.fresh_id(), false, local_spi, from, context.now);
+        sa.peer_spi = header.initiator_spi;
+        sa.origin = Some(from);
+        sa.state = State::HalfOpen(Box::new(Handshake {
+            suite: choice.suite,
+            sk_d: keys.sk_d,
+            sk_pi: keys.sk_pi,
+            sk_pr: keys.sk_pr,
+            initiator_nonce: init.nonce,
+            responder_nonce: nonce,
+            init_request: datagram.to_vec(),
+            init_response,
+            peer_hashes: init.hashes,
+            stamp: 0,
+        }));
+        sa.suite = Some(choice.suite);
+        sa.channel = Some(Box::new(keys.channel));
+        sa.expected_request = 1;
         self.insert(sa);
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::crypto::keys::Secret;
 use crate::crypto::suite::{Group, Suite};
 use crate::limits::HALF_OPEN_LIFETIME;
 use crate::private::{Lineage, WireGuardPair};
+use crate::rekey::{OwnRekey, Successor};
 use crate::wire::{Delete, Exchange, Header, Notify, NotifyType, Payload};
 use crate::{Identity, SaId, private};
 
@@ -45,6 +46,10 @@ pub(crate) struct Sa {
     /// The window is one (RFC 7296 §2.3): the next request waits for the response to this.
     pub(crate) outstanding: Option<Outstanding>,
     pub(crate) queue: VecDeque<Request>,
+    /// Belongs to an outstanding [`Request::Rekey`].
+    pub(crate) rekey: Option<Box<OwnRekey>>,
+    /// [`State::Closing`] without a request of ours: when we stop waiting for the peer's.
+    pub(crate) delete_at: Option<Instant>,
     pub(crate) expected_request: u32,
     /// Response to the request before [`Self::expected_request`] (RFC 7296 §2.1).
     pub(crate) last_response: Vec<u8>,
@@ -77,7 +82,7 @@ pub(crate) enum State {
     Refused,
     /// Up.
     Established(Established),
-    /// Gone for the layer above; waits for the peer to confirm that it knows.
+    /// Gone for the layer above; waits for the peer to confirm that it knows, or to delete it.
     Closing,
 }
 
@@ -87,6 +92,9 @@ pub(crate) struct InitSent {
     pub(crate) private: agreement::PrivateKey,
     /// Groups that the responder has sent us to.
     pub(crate) tried: Vec<u16>,
+    /// What the responder wants back (RFC 7296 §2.6).
+    pub(crate) cookie: Option<Vec<u8>>,
+    pub(crate) cookies: u32,
     pub(crate) nonce: Vec<u8>,
     pub(crate) stamp: u64,
 }
@@ -108,11 +116,19 @@ pub(crate) struct Handshake {
     pub(crate) stamp: u64,
 }
 
-/// What settles which of two SAs lives.
+/// What an SA that is up needs beside its channel.
 pub(crate) struct Established {
+    /// With the instance it settles which of two SAs lives.
     pub(crate) rank: Rank,
     /// The peer's [`Lineage::instance`].
     pub(crate) instance: Option<u64>,
+    pub(crate) certificates: Vec<Vec<u8>>,
+    pub(crate) sk_d: Secret,
+    /// For the next key exchange.
+    pub(crate) group: &'static Group,
+    pub(crate) rekey_at: Option<Instant>,
+    /// The peer's rekeying that crosses ours.
+    pub(crate) theirs: Option<Box<Successor>>,
 }
 
 /// A request without its response.
@@ -135,6 +151,8 @@ pub(crate) enum Request {
     Probe,
     /// We are reached elsewhere (RFC 4555 §3.5).
     Update,
+    /// RFC 7296 §1.3.2.
+    Rekey,
     /// RFC 7296 §1.4.1.
     Delete,
     /// RFC 7296 §2.21.2: an initiator does not accept the responder.
@@ -145,7 +163,7 @@ impl Request {
     /// Payloads of those that are INFORMATIONAL.
     pub(crate) fn informational(&self) -> Vec<Payload> {
         match self {
-            Self::Init | Self::Auth | Self::Probe => Vec::new(),
+            Self::Init | Self::Auth | Self::Rekey | Self::Probe => Vec::new(),
             Self::Update => {
                 vec![Payload::Notify(Notify::new(NotifyType::UPDATE_SA_ADDRESSES, []))]
             }
@@ -197,6 +215,44 @@ impl Outstanding {
 }
 
 impl Sa {
+    pub(crate) fn new(
+        id: SaId,
+        initiator: bool,
+        local_spi: u64,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            initiator,
+            local_spi,
+            peer_spi: 0,
+            remote,
+            origin: None,
+            begun: now,
+            last_heard: now,
+            state: State::Closing,
+            identity: None,
+            suite: None,
+            channel: None,
+            next_request: 0,
+            outstanding: None,
+            queue: VecDeque::new(),
+            rekey: None,
+            delete_at: None,
+            expected_request: 0,
+            last_response: Vec::new(),
+            armed: None,
+            counters: SaCounters::default(),
+        }
+    }
+
+    /// The peer has yet to confirm where we are.
+    pub(crate) fn has_update(&self) -> bool {
+        let outstanding = self.outstanding.as_ref().map(|outstanding| &outstanding.request);
+        outstanding == Some(&Request::Update) || self.queue.contains(&Request::Update)
+    }
+
     pub(crate) fn header(&self, exchange: Exchange, response: bool, message_id: u32) -> Header {
         let (initiator_spi, responder_spi) = self.spis();
         Header {
@@ -236,7 +292,14 @@ impl Sa {
         } else if let Some(outstanding) = &self.outstanding {
             outstanding.due
         } else {
-            self.last_heard + dead_peer_interval
+            let quiet = self.last_heard + dead_peer_interval;
+            match &self.state {
+                State::Closing => self.delete_at.unwrap_or(quiet),
+                State::Established(established) => {
+                    established.rekey_at.map_or(quiet, |rekey_at| rekey_at.min(quiet))
+                }
+                _ => quiet,
+            }
         }
     }
 }

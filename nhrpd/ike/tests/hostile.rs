@@ -26,18 +26,34 @@ fn limited(half_open: usize, per_source: usize) -> Net {
     net
 }
 
+/// Somebody who has `from` begins: sends an IKE_SA_INIT, and the cookie if he is asked for one.
+fn knock(net: &mut Net, from: std::net::SocketAddr) {
+    let mut datagram = init(net);
+    net.record = Some(Vec::new());
+    net.inject(B, from, &datagram);
+    let answer = net.record.take().and_then(|mut sent| sent.pop()).map(|flight| flight.datagram);
+    // The notify COOKIE, alone.
+    if let Some(answer) = answer.filter(|answer| answer[34..36] == [0x40, 0x06]) {
+        assert!(answer.len() <= datagram.len());
+        let first = std::mem::replace(&mut datagram[16], 41);
+        let cookie = [&[first][..], &answer[29..]].concat();
+        datagram.splice(28..28, cookie);
+        let len = datagram.len() as u32;
+        datagram[24..28].copy_from_slice(&len.to_be_bytes());
+        net.inject(B, from, &datagram);
+    }
+}
+
 #[test]
 fn rfc7296_2_6_half_open_sas_are_limited_per_source_and_in_all() {
     let mut net = limited(10, 3);
     for port in 1..=5 {
-        let datagram = init(&mut net);
-        net.inject(B, address(&format!("198.51.100.1:{port}")), &datagram);
+        knock(&mut net, address(&format!("198.51.100.1:{port}")));
     }
     assert_eq!(net.nodes[B].engine.half_open(), 3);
     assert_eq!(net.nodes[B].drops(DropReason::HalfOpenPerSource), 2);
     for host in 2..=20 {
-        let datagram = init(&mut net);
-        net.inject(B, address(&format!("198.51.100.{host}:500")), &datagram);
+        knock(&mut net, address(&format!("198.51.100.{host}:500")));
     }
     assert_eq!(net.nodes[B].engine.half_open(), 10);
     assert_eq!(net.nodes[B].drops(DropReason::HalfOpenLimit), 12);
@@ -49,11 +65,76 @@ fn rfc7296_2_6_half_open_sas_are_limited_per_source_and_in_all() {
 }
 
 #[test]
+fn ipv6_sources_are_counted_by_their_first_64_bits() {
+    let mut net = limited(100, 3);
+    for host in 1..=5 {
+        knock(&mut net, address(&format!("[2001:db8::{host}]:500")));
+    }
+    assert_eq!(net.nodes[B].engine.half_open(), 3);
+    assert_eq!(net.nodes[B].drops(DropReason::HalfOpenPerSource), 2);
+    knock(&mut net, address("[2001:db8:0:1::1]:500"));
+    assert_eq!(net.nodes[B].engine.half_open(), 4);
+}
+
+/// Forged sources: nobody there reads an answer. Among them is that of the real peer.
+#[test]
+fn rfc7296_2_6_a_flood_of_forged_sources_keeps_nobody_out_and_fills_no_memory() {
+    for loss in [0, 20] {
+        let mut net = limited(80, 10);
+        net.loss = loss;
+        let flood = |net: &mut Net| {
+            let real = net.nodes[A].address.ip();
+            for n in 0..200u32 {
+                let datagram = init(net);
+                let forged = std::net::Ipv4Addr::from_bits(0xc633_0000 + n % 100).into();
+                let ip = if n % 2 == 0 { real } else { forged };
+                net.inject(B, std::net::SocketAddr::new(ip, 10_000 + n as u16), &datagram);
+                assert!(net.nodes[B].engine.half_open() <= 11);
+            }
+        };
+        flood(&mut net);
+        assert_eq!(net.nodes[B].engine.half_open(), 10, "an eighth");
+        net.initiate(A, B);
+        for _ in 0..15 {
+            flood(&mut net);
+            net.run(secs(1));
+        }
+        net.assert_one_sa();
+        assert!(net.nodes[B].drops(DropReason::Cookie) > 3000);
+        assert_eq!(net.nodes[B].drops(DropReason::HalfOpenLimit), 0);
+        assert_eq!(net.nodes[B].drops(DropReason::HalfOpenPerSource), 0);
+        net.run(secs(30));
+        assert_eq!(net.nodes[B].engine.half_open(), 0);
+    }
+}
+
+#[test]
+fn rfc7296_2_6_a_wrong_cookie_is_answered_with_a_right_one() {
+    let mut net = limited(7, 10);
+    net.record = Some(Vec::new());
+    let datagram = init(&mut net);
+    net.inject(B, address("198.51.100.1:500"), &datagram);
+    let demand = net.record.as_ref().unwrap()[0].datagram.clone();
+    let mut forged = datagram.clone();
+    forged[16] = 41;
+    forged.splice(28..28, [&[33][..], &demand[29..]].concat());
+    *forged.get_mut(28 + 20).unwrap() ^= 1;
+    let len = forged.len() as u32;
+    forged[24..28].copy_from_slice(&len.to_be_bytes());
+    net.inject(B, address("198.51.100.1:500"), &forged);
+    assert_eq!(net.record.as_ref().unwrap()[1].datagram, demand);
+    forged[28 + 20] ^= 1;
+    net.inject(B, address("198.51.100.2:500"), &forged);
+    assert_eq!(net.nodes[B].engine.half_open(), 0, "from elsewhere");
+    net.inject(B, address("198.51.100.1:500"), &forged);
+    assert_eq!(net.nodes[B].engine.half_open(), 1);
+}
+
+#[test]
 fn a_real_peer_connects_after_a_flood_has_expired_and_leaves_no_half_open_behind() {
     let mut net = limited(10, 10);
     for host in 1..=100 {
-        let datagram = init(&mut net);
-        net.inject(B, address(&format!("198.51.100.{host}:500")), &datagram);
+        knock(&mut net, address(&format!("198.51.100.{host}:500")));
     }
     net.run(secs(9));
     net.initiate(A, B);

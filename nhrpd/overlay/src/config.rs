@@ -35,7 +35,7 @@ pub struct Config {
     pub trust: Trust,
     /// What identities may claim beyond their certificates.
     pub accept: Vec<Accept>,
-    /// Most sessions at one time.
+    /// Most sessions at one time; beyond it, a successor for each that is there.
     pub sessions: usize,
     /// How long a session that no binding uses any more is kept.
     pub idle_timeout: Duration,

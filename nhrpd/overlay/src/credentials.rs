@@ -10,7 +10,8 @@ use pki::{Certificate, Credential, UnixTime, Verifier};
 use zeroize::Zeroizing;
 
 use crate::config::{Config, Trust};
-use crate::{forwarding, session};
+use crate::forwarding;
+use crate::session::{self, Sessions};
 
 /// ID_IPV4_ADDR (RFC 7296 §3.5).
 const ID_IPV4_ADDR: u8 = 1;
@@ -122,6 +123,7 @@ pub(crate) struct Judge<'a> {
     pub credentials: &'a Credentials,
     pub config: &'a Config,
     pub servers: &'a BTreeMap<IpAddr, Nbma>,
+    pub sessions: &'a Sessions,
     pub nbma: Nbma,
     pub wall: SystemTime,
 }
@@ -139,8 +141,8 @@ impl ike::Credentials for Judge<'_> {
         self.credentials.own.key().pkcs8().clone()
     }
 
-    /// The identity must be one that the certificate names (RFC 7296 §4, RFC 4945 §3.1), and at
-    /// the address of a next-hop server nobody else may stand.
+    /// The identity must be one that the certificate names (RFC 7296 §4, RFC 4945 §3.1); at the
+    /// address of a next-hop server nobody else may stand; and there must be room.
     fn authenticate(&self, identity: &Identity, chain: &[Vec<u8>]) -> Result<(), Refusal> {
         let certificate = self
             .credentials
@@ -154,11 +156,18 @@ impl ike::Credentials for Judge<'_> {
                 certificate.identity
             )));
         }
+        let name = certificate.identity.to_string();
         let authorization = authorization(&certificate, self.config);
-        match forwarding::impersonates(self.servers, self.nbma, &authorization) {
-            Some(reason) => Err(Refusal(format!("{} {reason}", certificate.identity))),
-            None => Ok(()),
+        if let Some(reason) = forwarding::impersonates(self.servers, self.nbma, &authorization) {
+            return Err(Refusal(format!("{name} {reason}")));
         }
+        // Who has a session may have another: the successor comes before the end of the first.
+        let known = || self.sessions.iter().any(|(_, s)| s.identity.as_ref() == Some(&name));
+        if self.sessions.len() >= self.config.sessions && !known() {
+            let most = self.config.sessions;
+            return Err(Refusal(format!("there are {most} sessions already, and no more allowed")));
+        }
+        Ok(())
     }
 }
 

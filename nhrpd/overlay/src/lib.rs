@@ -6,10 +6,12 @@
 //! ([`Overlay::poll_desired`]), and the next deadline ([`Overlay::poll_timeout`]). The caller
 //! owns time and randomness.
 
+mod clear;
 mod config;
 mod credentials;
 pub mod desired;
 mod forwarding;
+mod keying;
 mod notice;
 mod report;
 mod session;
@@ -19,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ::nhrp::engine as nhrp;
-use ike::SaId;
+use ::nhrp::wire::code::PROHIBITED;
 use ipnet::IpNet;
 use nhrp::{Authorization, Binding, BindingKind, Nbma};
 use rand_core::CryptoRng;
@@ -30,8 +32,9 @@ pub use notice::{Notice, Refusal, Refused};
 pub use report::{AttemptReport, Route, SessionReport};
 
 use credentials::Judge;
-use desired::{Desired, Event, PeerId, Transport};
+use desired::{Desired, Event, Peer, PeerId, Transport};
 use forwarding::Path;
+use keying::{Attempt, Budget};
 use notice::Refusals;
 use session::{Session, Sessions};
 
@@ -56,17 +59,6 @@ pub enum Output {
     Notice(Notice),
 }
 
-/// A key exchange of ours that is under way, or that will be tried again.
-#[derive(Debug)]
-struct Attempt {
-    /// The IKE SA; `None` between two tries.
-    sa: Option<SaId>,
-    retry_at: Option<Instant>,
-    failures: u32,
-    /// Why the last try failed.
-    reason: Option<String>,
-}
-
 /// The overlay.
 #[derive(Debug)]
 pub struct Overlay {
@@ -76,6 +68,7 @@ pub struct Overlay {
     ike: ike::Engine,
     sessions: Sessions,
     transports: BTreeMap<PeerId, Transport>,
+    lingering: BTreeMap<PeerId, Lingering>,
     attempts: BTreeMap<Nbma, Attempt>,
     bindings: BTreeMap<IpNet, Binding>,
     servers: BTreeMap<IpAddr, Nbma>,
@@ -88,8 +81,16 @@ pub struct Overlay {
     started: Instant,
 }
 
-/// Longest pause between two tries of a key exchange.
-const RETRY_CAP: Duration = Duration::from_secs(64);
+/// A path whose successor is up: what is still on its way through it may arrive.
+#[derive(Debug)]
+struct Lingering {
+    until: Instant,
+    peer: Peer,
+    sources: Option<BTreeSet<IpNet>>,
+}
+
+/// How long it may: more than a packet stays on the way, and its answer's switch to the successor.
+const LINGER: Duration = Duration::from_secs(5);
 
 impl Overlay {
     /// A fresh overlay. `credentials` may be absent only with [`Security::None`].
@@ -111,6 +112,7 @@ impl Overlay {
             config,
             credentials,
             transports: BTreeMap::new(),
+            lingering: BTreeMap::new(),
             attempts: BTreeMap::new(),
             bindings: BTreeMap::new(),
             servers,
@@ -132,8 +134,14 @@ impl Overlay {
             Event::Ike { from, datagram } => {
                 if let Some(credentials) = &self.credentials {
                     let nbma = self.sessions.nbma(from);
-                    let (config, servers) = (&self.config, &self.servers);
-                    let judge = Judge { credentials, config, servers, nbma, wall: now.wall };
+                    let judge = Judge {
+                        credentials,
+                        config: &self.config,
+                        servers: &self.servers,
+                        sessions: &self.sessions,
+                        nbma,
+                        wall: now.wall,
+                    };
                     self.ike.handle_datagram(now.instant, from, &datagram, &judge, rng);
                 }
             }
@@ -186,6 +194,9 @@ impl Overlay {
             }
             self.remove_session(now, id, "idle", rng);
         }
+        let lingering = self.lingering.len();
+        self.lingering.retain(|_, lingering| lingering.until > now.instant);
+        self.dirty |= self.lingering.len() != lingering;
         let due: Vec<Nbma> = self
             .attempts
             .iter()
@@ -206,7 +217,8 @@ impl Overlay {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let retries = self.attempts.values().filter_map(|attempt| attempt.retry_at).min();
         let idle = self.sessions.next_idle().map(|(deadline, _)| deadline);
-        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle]
+        let lingering = self.lingering.values().map(|lingering| lingering.until).min();
+        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle, lingering]
             .into_iter()
             .flatten()
             .min()
@@ -252,6 +264,12 @@ impl Overlay {
             }
         }
         self.desired = plan.desired;
+        for (&id, lingering) in &self.lingering {
+            self.desired.peers.insert(id, lingering.peer.clone());
+            if let Some(sources) = &lingering.sources {
+                self.desired.sources.insert(id, sources.clone());
+            }
+        }
         Some(&self.desired)
     }
 
@@ -305,51 +323,6 @@ impl Overlay {
     /// NHRP's own state, for display.
     pub fn nhrp(&self) -> &nhrp::Engine {
         &self.nhrp
-    }
-
-    /// Forgets everything learnt, at the operator's wish. The sessions of those who registered
-    /// end too: so they register again at once, not when a third of their holding time is over.
-    /// Gives the number of sessions that ended.
-    pub fn clear_cache(&mut self, now: Now, rng: &mut dyn CryptoRng) -> usize {
-        let registered = self.bindings.values().filter(|b| b.kind == BindingKind::Registered);
-        let sessions = registered.filter_map(|b| match forwarding::path(&self.sessions, b) {
-            Path::Session(id) => Some(id),
-            _ => None,
-        });
-        let sessions: BTreeSet<PeerId> = sessions.collect();
-        self.nhrp.clear_cache();
-        self.clear_sessions(now, sessions, rng)
-    }
-
-    /// Forgets shortcuts and what is being resolved; traffic goes through the servers until
-    /// there are new ones.
-    pub fn clear_shortcuts(&mut self, now: Now, rng: &mut dyn CryptoRng) {
-        self.nhrp.clear_shortcuts();
-        self.pump(now, rng);
-    }
-
-    /// Forgets the peer with this tunnel or NBMA address and ends its sessions, whose number it
-    /// gives. A server is registered with anew.
-    pub fn clear_peer(&mut self, now: Now, peer: IpAddr, rng: &mut dyn CryptoRng) -> usize {
-        let of_peer = |session: &Session| session.endpoint.ip() == peer;
-        let at = self.sessions.iter().filter(|(_, session)| of_peer(session)).map(|(id, _)| id);
-        let sessions: BTreeSet<PeerId> = at.chain(self.sessions.up_of(peer)).collect();
-        self.nhrp.clear_peer(now.instant, peer);
-        self.clear_sessions(now, sessions, rng)
-    }
-
-    fn clear_sessions(
-        &mut self,
-        now: Now,
-        sessions: BTreeSet<PeerId>,
-        rng: &mut dyn CryptoRng,
-    ) -> usize {
-        let count = sessions.len();
-        for id in sessions {
-            self.remove_session(now, id, "cleared by the operator", rng);
-        }
-        self.pump(now, rng);
-        count
     }
 
     /// IKE's own state, for display.
@@ -437,82 +410,6 @@ impl Overlay {
         forwarding::impersonates(&self.servers, nbma, authorization)
     }
 
-    /// Begins a key exchange with `nbma` unless one is under way or a session is there.
-    fn connect(&mut self, now: Now, nbma: Nbma, rng: &mut dyn CryptoRng) {
-        let busy = self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa.is_some());
-        let full = self.sessions.len() + self.attempts.len() >= self.config.sessions;
-        if busy || self.config.nhrp.nbma.is_none() || self.fitting(nbma).next().is_some() || full {
-            return;
-        }
-        let Some(credentials) = &self.credentials else {
-            self.clear_session(now.instant, nbma);
-            return;
-        };
-        let (config, servers) = (&self.config, &self.servers);
-        let judge = Judge { credentials, config, servers, nbma, wall: now.wall };
-        let sa = self.ike.initiate(now.instant, self.sessions.endpoint(nbma), &judge, rng);
-        let attempt = self.attempts.entry(nbma).or_insert(Attempt {
-            sa: None,
-            retry_at: None,
-            failures: 0,
-            reason: None,
-        });
-        attempt.sa = Some(sa);
-        attempt.retry_at = None;
-    }
-
-    /// Whether a key exchange that failed is worth another try by itself. Servers are not: their
-    /// registrations are repeated anyway.
-    fn wants(&self, nbma: Nbma) -> bool {
-        self.bindings.values().any(|binding| {
-            binding.nbma == nbma
-                && binding.kind == BindingKind::Shortcut
-                && matches!(forwarding::path(&self.sessions, binding), Path::None)
-        })
-    }
-
-    /// Whether everything that is bound to this address has a path: the peer came to us from
-    /// another one.
-    fn is_served(&self, nbma: Nbma) -> bool {
-        let mut here = self.bindings.values().filter(|binding| binding.nbma == nbma).peekable();
-        here.peek().is_some()
-            && here.all(|b| matches!(forwarding::path(&self.sessions, b), Path::Session(_)))
-    }
-
-    /// Whether a server or a binding is at this address.
-    fn knows(&self, nbma: Nbma) -> bool {
-        self.servers.values().any(|&server| server == nbma)
-            || self.bindings.values().any(|binding| binding.nbma == nbma)
-    }
-
-    /// With `security: none`, a session needs no key exchange.
-    fn clear_session(&mut self, now: Instant, nbma: Nbma) -> Option<PeerId> {
-        if self.config.security != Security::None {
-            return None;
-        }
-        if let Some(id) = self.sessions.up_at(nbma) {
-            return Some(id);
-        }
-        if self.sessions.len() >= self.config.sessions {
-            return None;
-        }
-        let endpoint = self.sessions.endpoint(nbma);
-        let id = self.sessions.insert(Session {
-            sa: None,
-            identity: None,
-            authorization: Authorization::Any,
-            endpoint,
-            up: true,
-            since: now,
-            idle_deadline: Some(now + self.config.idle_timeout),
-        });
-        self.transports.insert(id, Transport::Clear);
-        self.nhrp.set_authorization(nbma, Some(Authorization::Any));
-        self.notice(Notice::PeerUp { endpoint, identity: None });
-        self.dirty = true;
-        Some(id)
-    }
-
     fn ike_event(&mut self, now: Now, event: ike::Event, rng: &mut dyn CryptoRng) {
         match event {
             ike::Event::Established { sa, remote, initiator, certificates, keys, .. } => {
@@ -582,20 +479,6 @@ impl Overlay {
         }
     }
 
-    fn attempt_failed(&mut self, now: Instant, nbma: Nbma, reason: &str, needless: bool) {
-        let (wanted, known) = (self.wants(nbma), self.knows(nbma));
-        let Some(attempt) = self.attempts.get_mut(&nbma) else { return };
-        attempt.sa = None;
-        attempt.reason = Some(reason.to_owned());
-        attempt.failures += 1;
-        let pause = Duration::from_secs(1 << attempt.failures.min(6)).min(RETRY_CAP);
-        attempt.retry_at = wanted.then(|| now + pause);
-        // Unknown: it was begun because of a stranger's packet, whose sender may be forged.
-        if needless || !known {
-            self.attempts.remove(&nbma);
-        }
-    }
-
     fn session_up(&mut self, now: Now, id: PeerId, rng: &mut dyn CryptoRng) {
         if !self.sessions.set_up(id, now.instant) {
             return;
@@ -610,6 +493,11 @@ impl Overlay {
         for twin in self.sessions.twins(id).into_iter().filter(|&twin| twin < id) {
             if let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint)) {
                 self.nhrp.peer_moved(now.instant, former, nbma, &authorization);
+            }
+            if let Some(peer) = self.desired.peers.get(&twin).cloned() {
+                let sources = self.desired.sources.get(&twin).cloned();
+                let until = now.instant + LINGER;
+                self.lingering.insert(twin, Lingering { until, peer, sources });
             }
             self.remove_session(now, twin, "replaced by a newer session", rng);
         }
@@ -703,11 +591,10 @@ impl Overlay {
                 };
                 self.refuse_peer(now.instant, peer, reason);
             }
-            nhrp::Event::RegistrationRefused { server, prefix, reason, .. } => {
-                let own = self.credentials.as_ref().map(|c| c.allowance(&self.config));
+            nhrp::Event::RegistrationRefused { server, prefix, code, reason } => {
                 let mut reason = format!("refuses our registration of {prefix}: {reason}");
-                if let Some(own) = own {
-                    reason = format!("{reason}; ours: {own}");
+                if let (Some(PROHIBITED), Some(credentials)) = (code, &self.credentials) {
+                    reason = format!("{reason}; ours: {}", credentials.allowance(&self.config));
                 }
                 if let Some(&nbma) = self.servers.get(&server) {
                     self.refuse_peer(now.instant, nbma, reason);
@@ -762,25 +649,5 @@ impl Overlay {
 
     fn notice(&mut self, notice: Notice) {
         self.outputs.push_back(Output::Notice(notice));
-    }
-}
-
-/// A small allowance per second.
-#[derive(Debug)]
-struct Budget {
-    left: u32,
-    since: Instant,
-}
-
-impl Budget {
-    const PER_SECOND: u32 = 10;
-
-    fn take(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
-            *self = Self { left: Self::PER_SECOND, since: now };
-        }
-        let granted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        granted
     }
 }

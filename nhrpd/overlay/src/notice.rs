@@ -202,3 +202,52 @@ impl fmt::Display for Notice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn refused(n: u16) -> Refused {
+        let peer = SocketAddr::from(([203, 0, 113, 1], n));
+        Refused { peer, identity: Some("CN=spoke1".into()), reason: "expired".into() }
+    }
+
+    #[test]
+    fn the_same_refusal_again_only_counts() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let later = start + Duration::from_secs(5);
+        assert!(refusals.record(start, refused(1)));
+        assert!(refusals.record(start, refused(2)));
+        assert!(!refusals.record(later, refused(1)));
+        let newest = refusals.iter().next().expect("there are two");
+        assert_eq!((newest.count, newest.first, newest.last), (2, start, later));
+        assert_eq!(newest.refused, refused(1));
+        assert_eq!(refusals.iter().count(), 2);
+    }
+
+    #[test]
+    fn refusals_are_bounded_and_the_oldest_go_first() {
+        let mut refusals = Refusals::default();
+        let now = Instant::now();
+        for n in 0..1000 {
+            assert!(refusals.record(now, refused(n)));
+        }
+        assert_eq!(refusals.iter().count(), Refusals::KEPT);
+        assert!(refusals.iter().all(|r| r.refused.peer.port() >= 936));
+    }
+
+    #[test]
+    fn a_registration_says_where_its_client_claims_to_be_only_if_that_differs() {
+        let prefix = "10.0.1.0/24".parse().expect("a prefix");
+        let seen = Nbma { address: [203, 0, 113, 1].into(), port: 20_001 };
+        let notice = |claimed| Notice::Registered { prefix, seen, claimed }.to_string();
+        assert_eq!(notice(seen.address), "10.0.1.0/24 registered from 203.0.113.1:20001");
+        assert_eq!(
+            notice([192, 168, 1, 2].into()),
+            "10.0.1.0/24 registered from 203.0.113.1:20001 (behind NAT, claims 192.168.1.2)"
+        );
+    }
+}

@@ -204,3 +204,119 @@ pub(crate) fn allowance(authorization: &Authorization) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const PORT: u16 = 4500;
+
+    fn at(last: u8, port: u16) -> SocketAddr {
+        SocketAddr::from(([203, 0, 113, last], port))
+    }
+
+    fn host(last: u8) -> IpAddr {
+        IpAddr::from([172, 16, 0, last])
+    }
+
+    /// The session with spoke `n` at this endpoint.
+    fn session(n: u8, endpoint: SocketAddr) -> Session {
+        Session {
+            sa: Some(SaId(n.into())),
+            identity: Some(format!("CN=spoke{n}")),
+            authorization: Authorization::Within([host(n).into()].into()),
+            endpoint,
+            up: false,
+            since: Instant::now(),
+            idle_deadline: None,
+        }
+    }
+
+    #[test]
+    fn the_well_known_port_is_no_part_of_an_nbma_address() {
+        let sessions = Sessions::new(PORT);
+        for (port, nbma_port) in [(PORT, 0), (20_001, 20_001)] {
+            let nbma = sessions.nbma(at(1, port));
+            assert_eq!(nbma, Nbma { address: at(1, 0).ip(), port: nbma_port });
+            assert_eq!(sessions.endpoint(nbma), at(1, port));
+        }
+    }
+
+    #[test]
+    fn traffic_takes_the_newest_session_that_is_up() {
+        let mut sessions = Sessions::new(PORT);
+        let nbma = sessions.nbma(at(1, PORT));
+        let old = sessions.insert(session(2, at(1, PORT)));
+        let new = sessions.insert(session(2, at(1, PORT)));
+        assert_eq!((sessions.up_at(nbma), sessions.up_of(host(2))), (None, None));
+        assert!(sessions.set_up(old, Instant::now()));
+        assert!(!sessions.set_up(old, Instant::now()), "that is no news");
+        assert_eq!((sessions.up_at(nbma), sessions.up_of(host(2))), (Some(old), Some(old)));
+        sessions.set_up(new, Instant::now());
+        assert_eq!((sessions.up_at(nbma), sessions.up_of(host(2))), (Some(new), Some(new)));
+    }
+
+    #[test]
+    fn twins_have_proven_the_same_identity() {
+        let mut sessions = Sessions::new(PORT);
+        let one = sessions.insert(session(2, at(1, PORT)));
+        let two = sessions.insert(session(2, at(9, 20_001)));
+        let other = sessions.insert(session(3, at(1, PORT)));
+        let nobody = || Session { identity: None, ..session(2, at(1, PORT)) };
+        let [nameless, also] = [sessions.insert(nobody()), sessions.insert(nobody())];
+        assert_eq!(sessions.twins(one), [two]);
+        for alone in [other, nameless, also] {
+            assert_eq!(sessions.twins(alone), []);
+        }
+    }
+
+    #[test]
+    fn a_session_that_moves_is_found_where_it_is_now() {
+        let mut sessions = Sessions::new(PORT);
+        let id = sessions.insert(session(2, at(1, PORT)));
+        sessions.set_up(id, Instant::now());
+        assert_eq!(sessions.relocate(id, at(1, PORT)), None);
+        assert_eq!(sessions.relocate(id, at(9, 7)), Some(at(1, PORT)));
+        assert_eq!(sessions.up_at(sessions.nbma(at(1, PORT))), None);
+        assert_eq!(sessions.up_at(sessions.nbma(at(9, 7))), Some(id));
+    }
+
+    #[test]
+    fn a_session_that_goes_leaves_nothing_behind() {
+        let mut sessions = Sessions::new(PORT);
+        let deadline = Some(Instant::now());
+        let id = sessions.insert(Session { idle_deadline: deadline, ..session(2, at(1, PORT)) });
+        sessions.relocate(id, at(9, 7));
+        sessions.set_idle_deadline(id, Some(Instant::now() + Duration::from_secs(1)));
+        assert!(sessions.remove(id).is_some() && sessions.remove(id).is_none());
+        let Sessions { by_id, by_sa, by_nbma, by_host, idle, .. } = &sessions;
+        assert!(by_id.is_empty() && by_sa.is_empty() && by_nbma.is_empty());
+        assert!(by_host.is_empty() && idle.is_empty());
+    }
+
+    #[test]
+    fn the_next_idle_session_is_the_one_whose_time_is_first_over() {
+        let mut sessions = Sessions::new(PORT);
+        let ids = [2, 3].map(|n| sessions.insert(session(n, at(n, PORT))));
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(n);
+        sessions.set_idle_deadline(ids[0], Some(second(1)));
+        sessions.set_idle_deadline(ids[1], Some(second(2)));
+        sessions.set_idle_deadline(ids[0], Some(second(3)));
+        assert_eq!(sessions.next_idle(), Some((second(2), ids[1])));
+        sessions.set_idle_deadline(ids[1], None);
+        assert_eq!(sessions.next_idle(), Some((second(3), ids[0])));
+    }
+
+    #[test]
+    fn who_lost_its_sa_is_found_by_it_no_more() {
+        let mut sessions = Sessions::new(PORT);
+        let id = sessions.insert(session(2, at(1, PORT)));
+        assert_eq!(sessions.by_sa(SaId(2)), Some(id));
+        sessions.supersede(id);
+        assert_eq!(sessions.by_sa(SaId(2)), None);
+        assert!(sessions.get(id).is_some_and(|session| session.sa.is_none()));
+    }
+}

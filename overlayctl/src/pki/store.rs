@@ -161,7 +161,7 @@ impl Overwrite {
         if force { Self::Replace } else { Self::Refuse }
     }
 
-    /// Early, before work is done. [`write`] decides.
+    /// Early, before work is done. [`write()`] decides.
     pub(super) fn check(self, file: &Path) -> anyhow::Result<()> {
         if self == Self::Refuse && file.symlink_metadata().is_ok() {
             bail!("{} is there already; --force replaces it", file.display());

@@ -29,6 +29,8 @@ pub struct Domain {
     pub holding_time: Duration,
     /// Silence after which IKE probes.
     pub dead_peer_interval: Duration,
+    /// Age at which keys are renewed.
+    pub rekey_interval: Duration,
     /// How long a session that nothing uses is kept.
     pub idle_timeout: Duration,
 }
@@ -40,6 +42,7 @@ impl Default for Domain {
             security: Security::WireGuard,
             holding_time: Duration::from_secs(600),
             dead_peer_interval: Duration::from_secs(30),
+            rekey_interval: Duration::from_secs(4 * 3600),
             idle_timeout: Duration::from_secs(60),
         }
     }
@@ -121,6 +124,7 @@ impl Domain {
             security: self.security,
             ike: ike::Config {
                 dead_peer_interval: self.dead_peer_interval,
+                rekey_interval: self.rekey_interval,
                 half_open: 256,
                 half_open_per_source: 16,
                 established: 4096 + 64,

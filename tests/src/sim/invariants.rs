@@ -107,7 +107,11 @@ impl Sim {
         }
 
         let limits = &config.nhrp.limits;
-        assert!(sessions.len() <= config.sessions, "{id} has {} sessions", sessions.len());
+        let peers: BTreeSet<_> = sessions.values().map(|s| (&s.identity, s.endpoint)).collect();
+        let identities: BTreeSet<_> = peers.iter().map(|(identity, _)| identity).collect();
+        let count = if identities.contains(&&None) { peers.len() } else { identities.len() };
+        assert!(count <= config.sessions, "{id} has sessions with {count} peers");
+        assert!(sessions.len() <= 3 * config.sessions, "{id} has {} sessions", sessions.len());
         let entries = overlay.bindings().count();
         assert!(entries <= limits.cache_entries, "{id} has {entries} bindings");
         let attempts = overlay.attempts().count();

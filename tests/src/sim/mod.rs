@@ -140,6 +140,12 @@ impl Sim {
         self.rng.next_u64() % limit.max(1)
     }
 
+    /// One of these, by chance.
+    pub fn pick<T: Clone>(&mut self, among: &[T]) -> T {
+        let at = self.random(among.len() as u64);
+        among[usize::try_from(at).expect("below a length")].clone()
+    }
+
     /// Whether a chance of so many thousandths comes true.
     pub fn chance(&mut self, thousandths: u64) -> bool {
         self.random(1000) < thousandths
@@ -156,7 +162,7 @@ impl Sim {
     }
 
     /// Puts a datagram on the Internet as if `from` had sent it: replays, garbage.
-    pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: Payload) {
+    pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: &Payload) {
         self.launch(None, Path { realm: INTERNET, from, to }, payload);
     }
 
@@ -269,7 +275,7 @@ impl Sim {
     fn act(&mut self, id: NodeId, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Send(to, payload) => self.transmit(id, to, payload),
+                Action::Send(to, payload) => self.transmit(id, to, &payload),
                 Action::Event(event) => {
                     let now = self.clock(id);
                     if let Some(live) = &mut self.nodes[id.0].live {
@@ -332,8 +338,8 @@ impl Sim {
         }
     }
 
-    fn transmit(&mut self, id: NodeId, to: SocketAddr, payload: Payload) {
-        self.check_secrecy(id, &payload);
+    fn transmit(&mut self, id: NodeId, to: SocketAddr, payload: &Payload) {
+        self.check_secrecy(id, payload);
         let blueprint = &self.nodes[id.0].blueprint;
         let from = SocketAddr::new(blueprint.address, PORT);
         let path = Path { realm: blueprint.realm, from, to };
@@ -344,11 +350,11 @@ impl Sim {
         }
     }
 
-    fn launch(&mut self, origin: Option<NodeId>, path: Path, payload: Payload) {
+    fn launch(&mut self, origin: Option<NodeId>, path: Path, payload: &Payload) {
         *self.seen.entry(payload.kind()).or_default() += 1;
-        self.guard.launched(self.now, self.nodes.len(), &payload);
+        self.guard.launched(self.now, self.nodes.len(), payload);
         let copies = self.network.weather.copies(&mut self.rng);
-        if let Payload::Gre(Inner::Ip(packet)) = &payload {
+        if let Payload::Gre(Inner::Ip(packet)) = payload {
             self.fates[packet.number as usize].copies += copies.saturating_sub(1);
         }
         if let Some(recording) = &mut self.recording {

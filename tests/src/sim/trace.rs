@@ -1,6 +1,6 @@
 //! What happened in a run, to be read when a test fails.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,16 +19,22 @@ pub(super) enum Entry {
     Deed(String),
     Notice(NodeId, Notice),
     Sent(SocketAddr, SocketAddr, u32, Payload),
-    /// So many packets in a row, the last of which has this number.
+    /// So many packets since it was told last; the last of them has this number.
     Dropped(NodeId, u32, &'static str, u32),
 }
 
 /// The last entries of a run.
 #[derive(Debug, Default)]
-pub(super) struct Trace(VecDeque<(Duration, Entry)>);
+pub(super) struct Trace {
+    entries: VecDeque<(Duration, Entry)>,
+    /// When a node's dropping for this reason was told last, and how often it happened since.
+    drops: BTreeMap<(NodeId, &'static str), (Duration, u32)>,
+}
 
 /// Lines that are kept.
-const KEPT: usize = 600;
+const KEPT: usize = 1000;
+/// Packets that a node drops for one reason in this time are one line.
+const DROPS: Duration = Duration::from_secs(10);
 
 impl Trace {
     /// A node dropped a packet.
@@ -39,13 +45,12 @@ impl Trace {
         reason: &'static str,
         number: u32,
     ) {
-        match self.0.back_mut() {
-            Some((_, Entry::Dropped(same, count, why, last)))
-                if (*same, *why) == (node, reason) =>
-            {
-                (*count, *last) = (*count + 1, number);
-            }
-            _ => self.add(at, Entry::Dropped(node, 1, reason, number)),
+        let (told, count) = self.drops.entry((node, reason)).or_default();
+        *count += 1;
+        if *told == Duration::ZERO || at >= *told + DROPS {
+            let entry = Entry::Dropped(node, *count, reason, number);
+            (*told, *count) = (at, 0);
+            self.add(at, entry);
         }
     }
 
@@ -55,10 +60,10 @@ impl Trace {
         {
             return;
         }
-        if self.0.len() == KEPT {
-            self.0.pop_front();
+        if self.entries.len() == KEPT {
+            self.entries.pop_front();
         }
-        self.0.push_back((at, entry));
+        self.entries.push_back((at, entry));
     }
 }
 
@@ -73,7 +78,7 @@ fn tells(payload: &Payload) -> bool {
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, entry) in &self.0 {
+        for (at, entry) in &self.entries {
             writeln!(f, "{:>12.6}  {entry}", at.as_secs_f64())?;
         }
         Ok(())

@@ -249,7 +249,7 @@ fn gre_in_the_clear_is_not_heard_where_security_is_on() {
     assert_ne!(before, after_honest);
     let arrived = sim.fates().iter().filter(|fate| fate.arrival.is_some()).count();
     for inner in inner {
-        sim.inject((from, 0).into(), (to, 0).into(), Payload::Gre(inner));
+        sim.inject((from, 0).into(), (to, 0).into(), &Payload::Gre(inner));
     }
     sim.run_for(secs(1));
     assert_eq!(sim.overlay(nodes.hub).nhrp().counters().received, after_honest);
@@ -293,7 +293,7 @@ fn a_spoke_that_forges_its_underlay_address_gains_nothing_by_it() {
         let inner = Some(Inner::Nhrp(indication.clone()));
         let message = Message::Data(epoch, counter, inner);
         let (from, to) = (address_of(forged.0), address_of(a.0));
-        sim.inject((from, PORT).into(), (to, PORT).into(), Payload::WireGuard(key, message));
+        sim.inject((from, PORT).into(), (to, PORT).into(), &Payload::WireGuard(key, message));
         sim.run_for(ms(100));
     }
     assert_eq!(sim.overlay(a).nhrp().counters().sent[1], resolutions, "A asks for nothing");
@@ -351,6 +351,55 @@ fn is_registered_anew(sim: &Sim, spoke: NodeId) -> bool {
     matches!(notices.next(), Some((_, Notice::ServerUp { .. })))
 }
 
+#[test]
+fn who_finds_no_room_is_told_so_and_who_is_in_may_renew() {
+    let domain = Domain::default();
+    let mut sim = Sim::new(1, fair());
+    let hub = sim.add(domain.node(0).configured(|config| config.sessions = 2));
+    let spokes = [1, 2].map(|n| sim.add(domain.node(n)));
+    sim.run_for(secs(5));
+    let late = sim.add(domain.node(3));
+    sim.run_for(secs(5));
+    assert_words(&sim, hub, &["CN=spoke3", "2 sessions already"]);
+    assert_words(&sim, late, &["2 sessions already"]);
+    sim.kill(spokes[0]);
+    sim.run_for(secs(1));
+    sim.start(spokes[0]);
+    assert!(reaches(&mut sim, spokes[0], spokes[1], secs(10)).is_some());
+    sim.kill(spokes[1]);
+    let took = sim.run_until(minutes(3), |sim| {
+        sim.overlay(hub).sessions().any(|s| s.identity.as_deref() == Some("CN=spoke3"))
+    });
+    println!("# room for the third {took:?} after the second died");
+    assert!(took.is_some());
+}
+
+/// Each looks as if its sender had lost its session when we restarted. The addresses are forged, so
+/// nobody answers when we call back.
+#[test]
+fn forged_strangers_fill_no_table_and_keep_nobody_out() {
+    let domain = Domain::default();
+    let mut sim = Sim::new(1, fair());
+    let limit = 64;
+    let hub = sim.add(domain.node(0).configured(|config| config.sessions = limit));
+    for n in 0..10_000u32 {
+        let from = Ipv4Addr::from(0xc612_0000 + n); // 198.18.0.0/15, RFC 2544
+        let message = Message::Data(1, 1, None);
+        let to = (address_of(0), PORT).into();
+        sim.inject((from, PORT).into(), to, &Payload::WireGuard([7; 32], message));
+        sim.run_for(ms(50));
+    }
+    let attempts = sim.overlay(hub).attempts().count();
+    println!("# {attempts} attempts at the end of the flood, {} IKE messages", sim.seen("ike"));
+    let spoke = sim.add(domain.node(1));
+    sim.flow(spoke, hosts(spoke, hub), ms(100), 100);
+    let took = sim.run_until(secs(10), |sim| sim.registrations(hub) == 2);
+    println!("# a spoke registers {took:?} after that");
+    assert!(took.is_some());
+    sim.run_for(minutes(1));
+    assert_eq!(sim.overlay(hub).attempts().count(), 0, "nothing is left of it");
+}
+
 /// Whatever a stranger sends, or sends again, the sessions stay up and nothing grows.
 #[test]
 fn garbage_and_replays_change_nothing() {
@@ -364,14 +413,14 @@ fn garbage_and_replays_change_nothing() {
     let replays = sim.recording();
     println!("# {} datagrams replayed from their own and from another address", replays.len());
     for (from, to, payload) in replays {
-        sim.inject(from, to, payload.clone());
-        sim.inject((Ipv4Addr::new(192, 0, 2, 66), 6666).into(), to, payload.clone());
+        sim.inject(from, to, &payload);
+        sim.inject((Ipv4Addr::new(192, 0, 2, 66), 6666).into(), to, &payload);
         if let Payload::Ike(mut bytes) = payload {
             let at = usize::try_from(sim.random(bytes.len() as u64)).expect("it fits");
             bytes[at] ^= 1 << sim.random(8);
-            sim.inject(from, to, Payload::Ike(bytes.clone()));
+            sim.inject(from, to, &Payload::Ike(bytes.clone()));
             bytes.truncate(at);
-            sim.inject(from, to, Payload::Ike(bytes));
+            sim.inject(from, to, &Payload::Ike(bytes));
         }
         sim.run_for(ms(20));
     }

@@ -3,10 +3,13 @@
 
 mod common;
 
+mod chaos;
 mod clear;
 mod crash;
 mod identity;
 mod moving;
 mod nat;
 mod registration;
+mod rekey;
+mod servers;
 mod shortcut;

@@ -1,7 +1,7 @@
 //! From the path through the hub to the direct one, and back.
 
 use overlay::Notice;
-use overlay_tests::sim::{Domain, Weather, lan_of, tunnel_address_of};
+use overlay_tests::sim::{Domain, Fate, Weather, lan_of, tunnel_address_of};
 
 use crate::common::*;
 
@@ -136,7 +136,7 @@ fn the_hub_talks_and_is_talked_to_without_any_shortcut() {
     sim.flow(a, tunnel_pair(a, nodes.hub), ms(10), 50);
     sim.run_for(secs(2));
     assert_nothing_lost(&sim);
-    assert!(sim.fates().iter().all(|fate| fate.direct()));
+    assert!(sim.fates().iter().all(Fate::direct));
     assert_eq!(shortcuts(&sim, a), []);
 }
 

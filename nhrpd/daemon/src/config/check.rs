@@ -141,6 +141,12 @@ impl Check {
             })
         });
         let map = self.once("map", map, |map| map.address);
+        let rekey_interval = self.or(
+            "security.rekey-interval",
+            raw.security.rekey_interval.clone(),
+            4 * 3600,
+            number(60..=7 * 24 * 3600),
+        );
         let security = self.security(raw.security, folder);
         let clear = matches!(security, Some(Security::None));
         let nhrp = self.nhrp(raw.nhrp, hub, clear);
@@ -167,6 +173,7 @@ impl Check {
             tunnel: tunnel?,
             underlay: underlay?,
             security: security?,
+            rekey_interval: Duration::from_secs(rekey_interval),
         })
     }
 

@@ -151,6 +151,7 @@ sections! {
         key_usage_absent: Text,
         extended_key_usage: Option<List>,
         extended_key_usage_absent: Text,
+        rekey_interval: Text,
     }
     Limits {
         peers: Text,

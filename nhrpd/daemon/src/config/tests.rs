@@ -105,6 +105,7 @@ fn defaults() {
         extended_key_usage: ExtendedKeyUsagePolicy::default(),
     };
     assert_eq!(config.security, Security::WireGuard(certificates));
+    assert_eq!(config.rekey_interval, Duration::from_secs(14_400));
 }
 
 #[test]
@@ -470,6 +471,17 @@ fn security_mode() {
         "security",
         "mode: wiregard",
         "security.mode: expected wireguard or none, found \"wiregard\": did you mean wireguard?",
+    );
+}
+
+#[test]
+fn security_rekey_interval() {
+    let config = good("security", "rekey-interval: 60");
+    assert_eq!(config.rekey_interval, Duration::from_secs(60));
+    bad(
+        "security",
+        "rekey-interval: 59",
+        "security.rekey-interval: expected a number from 60 to 604800, found \"59\"",
     );
 }
 

@@ -9,7 +9,7 @@
 //!
 //! Two threads carry the packets, in batches: the kernel hands over and takes TCP streams in
 //! pieces of up to 64 KiB, and UDP datagrams of one length to one peer in one system call.
-//! They read a [`Snapshot`] that the control plane swaps, and report by a bounded queue.
+//! They read a snapshot that the control plane swaps, and report by a bounded queue.
 
 mod coalesce;
 mod control;
@@ -195,7 +195,9 @@ impl Core {
 }
 
 impl Userspace {
-    /// Makes the tunnel device, binds the socket and starts the packet threads. `events` should
+    /// Makes the tunnel device, binds the socket and starts the packet threads. If this process is
+    /// killed, the device stays with its addresses and routes, so that what was to be encrypted is
+    /// dropped instead of going elsewhere; the next start takes it over. `events` should
     /// hold some hundred: what does not fit is dropped and counted, but for [`Event::Up`],
     /// [`Event::Down`] and [`Event::Moved`], which are said again.
     ///
@@ -238,6 +240,7 @@ impl Userspace {
         this.kernel.keep_routes(index, desired, Arc::downgrade(&core)).await?;
         this.spawn("dp-egress", egress::run)?;
         this.spawn("dp-ingress", ingress::run)?;
+        this.core.tun.set_persistent(true);
         Ok(this)
     }
 
@@ -376,6 +379,7 @@ impl Userspace {
     }
 
     fn halt(&self) {
+        self.core.tun.set_persistent(false);
         self.core.stopping.store(true, Relaxed);
         self.core.wake();
     }

@@ -16,7 +16,7 @@ pub(crate) struct Offloads {
     pub uso: bool,
 }
 
-/// A TUN device; it is gone when this is dropped.
+/// A TUN device. It is gone when this is dropped, unless it was told to stay.
 #[derive(Debug)]
 pub(crate) struct Tun {
     file: File,
@@ -24,6 +24,7 @@ pub(crate) struct Tun {
 }
 
 impl Tun {
+    /// Makes the device, or takes over one that its former owner left behind.
     pub(crate) fn create(name: &str) -> Result<Self, Error> {
         let valid = (1..=15).contains(&name.len())
             && !matches!(name, "." | "..")
@@ -40,10 +41,13 @@ impl Tun {
                 io::ErrorKind::PermissionDenied => Error::TunPermission,
                 _ => Error::NoTun(error),
             })?;
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let exists = || nix::net::if_::if_nametoindex(name).is_ok();
         set_interface(&file, name, flags).map_err(|error| match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Error::TunPermission,
+            // Another process holds it; or it is no TUN device.
             Some(libc::EBUSY) => Error::InterfaceExists(name.into()),
+            Some(libc::EINVAL) if exists() => Error::InterfaceExists(name.into()),
             Some(libc::EINVAL) => Error::InterfaceName(name.into()),
             _ => Error::NoTun(error),
         })?;
@@ -59,6 +63,13 @@ impl Tun {
 
     pub(crate) fn offloads(&self) -> Offloads {
         self.offloads
+    }
+
+    /// Whether the device outlives this process. One without an owner drops what is routed into it.
+    pub(crate) fn set_persistent(&self, persistent: bool) {
+        if let Err(error) = set_persist(&self.file, persistent) {
+            tracing::warn!("TUN device: cannot choose whether it stays: {error}");
+        }
     }
 
     /// Reads one packet with its virtio header; `WouldBlock` when there is none.
@@ -98,6 +109,15 @@ fn set_offload(file: &File, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     let result =
         unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[allow(unsafe_code)]
+fn set_persist(file: &File, persistent: bool) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    let result = unsafe {
+        libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persistent))
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

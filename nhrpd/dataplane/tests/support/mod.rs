@@ -132,7 +132,12 @@ impl Internet {
 
     /// A node with its data plane; tunnel addresses 172.16.0.n/24 and fd00::n/64.
     pub async fn node(&self, n: u8, change: impl FnOnce(&mut Config)) -> Node {
-        let namespace = self.attach(n);
+        Node::start(n, self.attach(n), change).await
+    }
+}
+
+impl Node {
+    pub async fn start(n: u8, namespace: Namespace, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             addresses: vec![net(&format!("172.16.0.{n}/24")), net(&format!("fd00::{n}/64"))],
             key: Some(42),
@@ -146,7 +151,7 @@ impl Internet {
         namespace.enter();
         let plane = Userspace::start(config.clone(), sender).await.unwrap();
         setns(home, CloneFlags::CLONE_NEWNET).unwrap();
-        Node { n, namespace, plane, events, seen: Vec::new(), desired: Desired::default(), config }
+        Self { n, namespace, plane, events, seen: Vec::new(), desired: Desired::default(), config }
     }
 }
 

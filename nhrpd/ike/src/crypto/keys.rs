@@ -73,9 +73,26 @@ impl Keys {
     pub(crate) fn derive(suite: &Suite, from: &Contributions<'_>, initiator: bool) -> Self {
         let nonces = [from.initiator_nonce, from.responder_nonce].concat();
         let skeyseed = suite.prf.compute(&nonces, &[from.shared_secret]);
+        Self::expand(&skeyseed, suite, from, initiator)
+    }
+
+    /// Derives them from others, given the SK_d of those and the prf that made it (RFC 7296 §2.18).
+    pub(crate) fn derive_from(
+        prf: &Prf,
+        sk_d: &[u8],
+        suite: &Suite,
+        from: &Contributions<'_>,
+        initiator: bool,
+    ) -> Self {
+        let pieces = [from.shared_secret, from.initiator_nonce, from.responder_nonce];
+        Self::expand(&prf.compute(sk_d, &pieces), suite, from, initiator)
+    }
+
+    fn expand(skeyseed: &[u8], suite: &Suite, from: &Contributions<'_>, initiator: bool) -> Self {
+        let nonces = [from.initiator_nonce, from.responder_nonce].concat();
         let spis = [from.initiator_spi.to_be_bytes(), from.responder_spi.to_be_bytes()].concat();
         let (prf, material) = (suite.prf.len(), suite.encryption.material_len());
-        let stream = suite.prf.expand(&skeyseed, &[&nonces, &spis], 3 * prf + 2 * material);
+        let stream = suite.prf.expand(skeyseed, &[&nonces, &spis], 3 * prf + 2 * material);
         let (sk_d, rest) = stream.split_at(prf);
         let (sk_ei, rest) = rest.split_at(material);
         let (sk_er, rest) = rest.split_at(material);

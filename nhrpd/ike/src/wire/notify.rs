@@ -47,6 +47,8 @@ notify_types! {
     SUPERSEDED = 11820;
     /// RFC 7296 §2.4.
     INITIAL_CONTACT = 16384;
+    /// RFC 7296 §2.6.
+    COOKIE = 16390;
     /// RFC 4555 §3.5.
     UPDATE_SA_ADDRESSES = 16400;
     /// RFC 6023 §3.

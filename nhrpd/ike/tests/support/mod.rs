@@ -3,7 +3,7 @@
 
 pub mod credentials;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,9 @@ pub struct Node {
     /// Keys of what is up, as the events told.
     pub up: BTreeMap<SaId, WireGuardKeys>,
     pub begun: Vec<SaId>,
+    /// Own SPIs, and the pre-shared keys, that were ever in use.
+    spis: BTreeMap<u64, SaId>,
+    keys: BTreeSet<[u8; 32]>,
 }
 
 impl Node {
@@ -140,6 +143,8 @@ impl Net {
             events: Vec::new(),
             up: BTreeMap::new(),
             begun: Vec::new(),
+            spis: BTreeMap::new(),
+            keys: BTreeSet::new(),
         });
         index
     }
@@ -151,6 +156,7 @@ impl Net {
         node.events.clear();
         node.up.clear();
         node.begun.clear();
+        node.spis.clear();
     }
 
     pub fn initiate(&mut self, node: usize, peer: usize) -> SaId {
@@ -169,6 +175,14 @@ impl Net {
     pub fn close(&mut self, index: usize, sa: SaId) {
         let node = &mut self.nodes[index];
         node.engine.close(self.now, sa, &mut node.rng);
+        self.drain(index);
+    }
+
+    /// Gives new keys to the SA that is up.
+    pub fn rekey(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some(sa) = node.established().first().map(|sa| sa.id) else { return };
+        node.engine.rekey(self.now, sa, &mut node.rng);
         self.drain(index);
     }
 
@@ -211,6 +225,11 @@ impl Net {
                 Output::Event(event) => self.note(index, event),
             }
         }
+        let node = &mut self.nodes[index];
+        for sa in node.engine.sas() {
+            let own = if sa.initiator { sa.initiator_spi } else { sa.responder_spi };
+            assert_eq!(*node.spis.entry(own).or_insert(sa.id), sa.id, "an SPI of two SAs");
+        }
     }
 
     fn launch(&mut self, flight: Flight) {
@@ -226,9 +245,11 @@ impl Net {
         match &event {
             Event::Established { sa, keys, .. } => {
                 assert!(node.up.insert(*sa, keys.clone()).is_none(), "established twice");
+                assert!(node.keys.insert(*keys.preshared_key), "a key of two SAs");
             }
-            Event::Closed { sa, .. } => {
+            Event::Closed { sa, reason } => {
                 assert!(node.up.remove(sa).is_some(), "closed what was not up");
+                assert!(!reason.starts_with("rekeyed") || !node.up.is_empty(), "break before make");
             }
             Event::Failed { .. } | Event::Moved { .. } => {}
         }

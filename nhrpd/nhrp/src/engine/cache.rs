@@ -204,8 +204,24 @@ impl Engine {
             // Due at once: that is when its traffic is first looked at.
             self.timers.set(Timer::Use(key.0), now);
         }
+        let Entry { next_hop, nbma, claimed, .. } = entry;
         self.change(key.0, |cache| cache.insert(key, entry));
+        if key.1 == BindingKind::Shortcut {
+            self.follow(next_hop, nbma, claimed);
+        }
         true
+    }
+
+    /// A peer has one NBMA address: where the newest word says that it is elsewhere, all that was
+    /// learnt of it before goes there too.
+    fn follow(&mut self, peer: IpAddr, nbma: Nbma, claimed: Nbma) {
+        for key in self.cache.of_peer(peer) {
+            if key.1 == BindingKind::Shortcut
+                && self.cache.get(key).is_some_and(|entry| entry.nbma != nbma)
+            {
+                self.relocate(key, nbma, Some(claimed));
+            }
+        }
     }
 
     pub(super) fn cache_full(&self) -> bool {
@@ -226,10 +242,11 @@ impl Engine {
     }
 
     /// The peer of this entry is reached elsewhere.
-    pub(super) fn relocate(&mut self, key: Key, nbma: Nbma) {
+    pub(super) fn relocate(&mut self, key: Key, nbma: Nbma, claimed: Option<Nbma>) {
         self.change(key.0, |cache| {
             if let Some(mut entry) = cache.remove(key) {
                 entry.nbma = nbma;
+                entry.claimed = claimed.unwrap_or(entry.claimed);
                 cache.insert(key, entry);
             }
         });

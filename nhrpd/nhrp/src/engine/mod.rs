@@ -224,7 +224,7 @@ impl Engine {
         for key in self.cache.at_nbma(from) {
             let owner = self.cache.get(key).map(|entry| entry.next_hop);
             if owner.is_some_and(|owner| who.permits(owner.into())) {
-                self.relocate(key, to);
+                self.relocate(key, to, None);
             }
         }
         for index in 0..self.servers.len() {

@@ -147,7 +147,7 @@ impl Engine {
                 if key.1 == BindingKind::Registered
                     && self.cache.get(key).is_some_and(|entry| entry.nbma == before)
                 {
-                    self.relocate(key, seen);
+                    self.relocate(key, seen, None);
                 }
             }
         }

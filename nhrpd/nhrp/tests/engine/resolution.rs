@@ -71,6 +71,20 @@ fn rfc2332_5_2_1_source_is_cached_only_with_s_bit_and_holding_time() {
 }
 
 #[test]
+fn newest_word_of_where_a_peer_is_holds_for_all_that_was_learnt_of_it() {
+    let mut network = Network::with_spokes(2);
+    network.resolve(2, host(3));
+    let lan_of_3 = |network: &Network| network.binding(underlay(2), lan(3)).expect("a shortcut");
+    assert_eq!(lan_of_3(&network).nbma, underlay(3));
+    // It restarted elsewhere, knows nobody whom it should tell, and resolves us.
+    let mut request = resolution_of(3, host(2));
+    query_mut(&mut request).source_nbma = underlay(9).address.into();
+    network.inject(underlay(1), underlay(2), &request);
+    let binding = lan_of_3(&network);
+    assert_eq!((binding.nbma, binding.claimed), (underlay(9), None));
+}
+
+#[test]
 fn rfc2332_5_2_1_same_request_id_on_retry_and_negative_when_nobody_answers() {
     let mut network = Network::with_spokes(1);
     network.node(underlay(1)).reachable = false;

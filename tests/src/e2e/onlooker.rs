@@ -1,0 +1,74 @@
+//! Somebody without keys who sees all of the underlay.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use lab::decode::{self, Kind, Packet};
+use lab::{Capture, Recorded};
+
+use super::good;
+
+/// A recording under way.
+pub struct Recording(Vec<Capture>);
+
+/// What could be seen.
+#[derive(Debug, Default)]
+pub struct Onlooker {
+    /// Kinds of packets and how many of each.
+    pub kinds: BTreeMap<Kind, usize>,
+    /// An example of each inner address in plain sight.
+    pub leaks: BTreeMap<IpAddr, String>,
+    /// All of it.
+    pub packets: Vec<Recorded>,
+}
+
+impl Recording {
+    pub(super) fn new(captures: Vec<Capture>) -> Self {
+        Self(captures)
+    }
+
+    /// Ends it.
+    #[track_caller]
+    pub fn stop(self, inner: &[IpAddr]) -> Onlooker {
+        let mut seen = Onlooker::default();
+        for capture in self.0 {
+            let captured = good("end a capture", capture.stop());
+            assert_eq!(captured.lost, 0, "the capture is not complete");
+            seen.packets.extend(captured.packets);
+        }
+        for packet in &seen.packets {
+            let decoded = Packet::of(&packet.bytes);
+            for address in decode::leaks(&packet.bytes, inner) {
+                seen.leaks.entry(address).or_insert_with(|| decoded.to_string());
+            }
+            *seen.kinds.entry(decoded.kind).or_default() += 1;
+        }
+        seen
+    }
+}
+
+impl Onlooker {
+    /// Packets of such kinds.
+    pub fn count(&self, wanted: impl Fn(&Kind) -> bool) -> usize {
+        self.kinds.iter().filter(|(kind, _)| wanted(kind)).map(|(_, count)| count).sum()
+    }
+
+    /// GRE in clear text.
+    pub fn gre(&self) -> usize {
+        self.count(|kind| matches!(kind, Kind::Gre(_)))
+    }
+
+    /// IKE and WireGuard are there, no GRE, nothing else that carries data, no inner address.
+    #[track_caller]
+    pub fn sees_nothing(&self) {
+        assert!(self.count(|kind| matches!(kind, Kind::Ike(_))) > 0, "{:#?}", self.kinds);
+        assert!(self.count(|kind| matches!(kind, Kind::WireGuard(_))) > 0, "{:#?}", self.kinds);
+        let strange = |kind: &Kind| {
+            // A port that nobody listens on any more, an address that is gone.
+            let unreachable = matches!(kind, Kind::Icmp(1 | 3));
+            !(kind.encrypted() || kind.housekeeping() || unreachable || *kind == Kind::Keepalive)
+        };
+        assert_eq!(self.count(strange), 0, "{:#?}", self.kinds);
+        assert!(self.leaks.is_empty(), "{:#?}", self.leaks);
+    }
+}

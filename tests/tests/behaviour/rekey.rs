@@ -1,0 +1,28 @@
+//! New keys under traffic.
+
+use overlay_tests::sim::{Domain, Weather};
+
+use crate::common::*;
+
+/// Every pair renews its keys every few seconds.
+#[test]
+fn rekeying_under_traffic_loses_nothing_and_stays_direct() {
+    for (seed, delay) in [(1, 10), (2, 100)] {
+        let domain = Domain { rekey_interval: secs(5), ..Domain::default() };
+        let (mut sim, nodes) = settled_in(&domain, seed, Weather::fair(ms(delay)), 2);
+        let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
+        let flow = pings(&mut sim, a, b, 6000);
+        sim.run_for(secs(30));
+        let spis = |sim: &overlay_tests::sim::Sim| {
+            let sas = sim.overlay(a).ike().sas();
+            sas.map(|sa| sa.initiator_spi).collect::<std::collections::BTreeSet<u64>>()
+        };
+        let before = spis(&sim);
+        sim.run_for(secs(35));
+        assert!(before.is_disjoint(&spis(&sim)), "all keys were renewed");
+        assert_nothing_lost(&sim);
+        let detours = sim.flow_fates(flow).skip(300).filter(|fate| !fate.direct()).count();
+        assert_eq!(detours, 0);
+        assert!(is_direct(&sim, a, b) && is_direct(&sim, b, a));
+    }
+}

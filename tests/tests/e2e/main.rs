@@ -1,0 +1,14 @@
+//! Real daemons in network namespaces.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod cold_start;
+mod hostile;
+mod ipv6;
+mod memory;
+mod moving;
+mod multicast;
+mod nat;
+mod operations;
+mod refusals;
+mod restarts;
