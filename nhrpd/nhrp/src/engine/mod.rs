@@ -222,9 +222,12 @@ impl Engine {
             return;
         }
         for key in self.cache.at_nbma(from) {
-            let owner = self.cache.get(key).map(|entry| entry.next_hop);
-            if owner.is_some_and(|owner| who.permits(owner.into())) {
-                self.relocate(key, to, None);
+            let Some(entry) = self.cache.get(key) else { continue };
+            if who.permits(entry.next_hop.into()) {
+                // Who claimed the place where he was seen claims the new one: his purge of the old
+                // one is not meant for this.
+                let claimed = (entry.claimed == from).then_some(to);
+                self.relocate(key, to, claimed);
             }
         }
         for index in 0..self.servers.len() {

@@ -83,6 +83,33 @@ fn rfc2332_5_2_5_new_nbma_address_purges_the_old_one() {
 }
 
 #[test]
+fn rfc2332_5_2_5_binding_that_moved_along_is_not_the_old_one() {
+    let mut network = Network::with_spokes(2);
+    network.resolve(2, host(3));
+    let others = [underlay(1), underlay(2)];
+    for at in others {
+        network.authorize(at, underlay(9), &[tunnel(3).into(), lan(3)]);
+        let who = Authorization::Within([tunnel(3).into(), lan(3)].into());
+        network.at(at, |engine, now| engine.peer_moved(now, underlay(3), underlay(9), &who));
+        network.take_events(at);
+    }
+    network.renumber(underlay(3), underlay(9));
+    network.run(seconds(2));
+    assert_eq!(network.nhs(underlay(9)), NhsState::Responding);
+    for at in others {
+        assert_eq!(network.binding(at, lan(3)).expect("bound").nbma, underlay(9));
+        let events = network.take_events(at);
+        let gone = |event: &Event| {
+            matches!(
+                event,
+                Event::Unregistered { .. } | Event::BindingChanged { binding: None, .. }
+            )
+        };
+        assert!(!events.iter().any(gone), "make before break: {events:?}");
+    }
+}
+
+#[test]
 fn rfc2332_5_2_5_address_that_goes_and_comes_back_as_another_is_purged_too() {
     let mut network = Network::with_spokes(2);
     network.resolve(2, host(3));
