@@ -99,6 +99,8 @@ pub(super) enum Security {
         certificate: String,
         private_key: String,
         ca: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rekey_interval: Option<u32>,
     },
 }
 

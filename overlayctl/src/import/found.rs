@@ -86,6 +86,7 @@ pub(super) struct Found<'a> {
     pub(super) routes: Vec<(Line<'a>, IpNet)>,
     pub(super) protected: bool,
     pub(super) dead_peer_interval: Option<u16>,
+    pub(super) rekey_interval: Option<u32>,
 }
 
 /// A configuration that loads, and what goes beside it.
@@ -292,6 +293,7 @@ impl<'a> Found<'a> {
             certificate: format!("/etc/nhrpd/{name}.crt"),
             private_key: format!("/etc/nhrpd/{name}.key"),
             ca: "/etc/nhrpd/ca.crt",
+            rekey_interval: self.rekey_interval,
         }
     }
 
@@ -307,7 +309,7 @@ impl<'a> Found<'a> {
 
     fn next(&self, own: IpNet, advertise: &[IpNet], security: &Security) -> Vec<String> {
         let mut next = Vec::new();
-        if let Security::Certificates { certificate, private_key, ca } = security {
+        if let Security::Certificates { certificate, private_key, ca, .. } = security {
             let mut issue =
                 format!("overlayctl pki issue {} --address {}", self.file_name(), own.addr());
             for prefix in advertise {

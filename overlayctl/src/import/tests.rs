@@ -89,6 +89,8 @@ fn several_servers_and_ikev2() {
     );
     assert!(!config.nhrp.unique);
     assert_eq!(config.limits.dead_peer_interval, Duration::from_secs(20));
+    let imported = import("ios - --interface Tunnel100", RICH).unwrap();
+    assert!(imported.configuration.contains("rekey-interval: 7200"), "its lifetime of an SA");
 }
 
 #[test]

@@ -38,8 +38,15 @@ pub(super) fn read<'a>(found: &mut Found<'a>, block: &Block<'a>) {
                 match words(line.text)[..] {
                     // What they name has its own note; fresh keys for each session are always so.
                     ["set", "transform-set" | "pfs" | "ikev2-profile" | "isakmp-profile", ..] => {}
-                    ["set", "security-association", "lifetime", ..] => {
-                        found.note(*line, "sessions change their keys every two minutes");
+                    ["set", "security-association", "lifetime", "seconds", seconds] => {
+                        match seconds
+                            .parse()
+                            .ok()
+                            .filter(|seconds| (60..=604_800).contains(seconds))
+                        {
+                            Some(seconds) => found.rekey_interval = Some(seconds),
+                            None => found.note(*line, "expected 60 to 604800 seconds"),
+                        }
                     }
                     _ => found.note(*line, "nhrpd has no equivalent"),
                 }
