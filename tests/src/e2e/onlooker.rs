@@ -68,7 +68,9 @@ impl Onlooker {
             let unreachable = matches!(kind, Kind::Icmp(1 | 3));
             !(kind.encrypted() || kind.housekeeping() || unreachable || *kind == Kind::Keepalive)
         };
-        assert_eq!(self.count(strange), 0, "{:#?}", self.kinds);
+        let example = self.packets.iter().map(|packet| Packet::of(&packet.bytes));
+        let example = example.filter(|packet| strange(&packet.kind)).map(|p| p.to_string()).next();
+        assert_eq!(example, None, "{:#?}", self.kinds);
         assert!(self.leaks.is_empty(), "{:#?}", self.leaks);
     }
 }

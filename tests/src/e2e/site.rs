@@ -109,11 +109,11 @@ impl Site {
         set("log", "debug".into());
         let files = "certificate: node.crt, private-key: node.key, ca: ca.crt";
         set("security", format!("{{ {files} }}"));
+        set("routes", format!("['{}']", numbers.lans()));
         if number > 0 {
             let (hub, at) = (numbers.tunnel(0).addr(), numbers.underlay(0, 10).addr());
             set("nhs", format!("[{{ address: '{hub}', nbma: '{at}' }}]"));
             set("advertise", "certificate".into());
-            set("routes", format!("['{}']", numbers.lans()));
         }
         let identity = ca.issue(&Self::request(numbers, number));
         let files = BTreeMap::new();

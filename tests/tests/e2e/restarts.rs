@@ -16,7 +16,13 @@ fn story(name: &str, protect: fn(Site) -> Site) -> Onlooker {
     let ca = Ca::new("Overlay CA");
     let mut scene = Scene::new(name, (0..=2).map(|number| protect(Site::new(&ca, number))));
     let recording = scene.record();
-    scene.start_all();
+    scene.start("hub");
+    scene.start("spoke-a");
+    scene.registered("spoke-a");
+    // The hub cannot know yet where this is to go.
+    let lonely = scene.ping("host-a", HOST_B, Some(20), INTERVAL_MS).finish();
+    assert_eq!(lonely.received(), 0);
+    scene.start("spoke-b");
     scene.all_registered();
     let mut ping = scene.ping("host-a", HOST_B, None, INTERVAL_MS);
     go_direct(&mut ping);
