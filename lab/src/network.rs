@@ -470,7 +470,9 @@ impl Node {
     /// # Errors
     /// When the node's file system refuses.
     pub fn write_file(&self, path: &Path, text: &str) -> Result<(), Error> {
-        let script = r#"mkdir -p "$(dirname "$0")" && umask 077 && cat > "$0""#;
+        // Links in /etc lead to the files of the host.
+        let script = r#"mkdir -p "$(dirname "$0")" && if [ -L "$0" ]; then rm "$0"; fi &&
+            umask 077 && cat > "$0""#;
         self.run_with_input(["sh".as_ref(), "-c".as_ref(), script.as_ref(), path], text).map(drop)
     }
 

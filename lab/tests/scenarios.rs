@@ -61,6 +61,10 @@ setup: [touch made]
     assert_eq!(one.run(["cat", "/etc/nhrpd/nhrpd.yaml"]).unwrap(), "of one\n");
     assert_eq!(one.run(["stat", "-c", "%a", "/etc/nhrpd/nhrpd.yaml"]).unwrap(), "600\n");
     assert!(one.run(["cat", "/etc/passwd"]).unwrap().contains("root"));
+    let issue = fs::read("/etc/issue").ok();
+    one.write_file(Path::new("/etc/issue"), "of one\n").unwrap();
+    assert_eq!(one.run(["cat", "/etc/issue"]).unwrap(), "of one\n");
+    assert_eq!(fs::read("/etc/issue").ok(), issue, "the host keeps its own");
     assert!(lab.node("two").unwrap().run(["ls", "/run/nhrpd"]).is_err());
     assert!(lab.folder().join("made").exists());
     assert!(matches!(lab.node("three"), Err(Error::Unknown { .. })));
