@@ -169,7 +169,7 @@ impl Shell {
         match found.nbma {
             Ok(nbma) => {
                 self.unresolved.remove(&server);
-                self.overlay.set_server_nbma(now(), server, Some(nbma), &mut rand::rng());
+                self.overlay.set_server_nbma(now(), server, nbma, &mut rand::rng());
             }
             Err(why) => {
                 if self.unresolved.get(&server) != Some(&why) {

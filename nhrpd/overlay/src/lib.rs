@@ -282,19 +282,16 @@ impl Overlay {
         self.pump(now, rng);
     }
 
-    /// A server's name was resolved.
+    /// A server's name was resolved. One that resolves no more keeps its last address.
     pub fn set_server_nbma(
         &mut self,
         now: Now,
         server: IpAddr,
-        nbma: Option<Nbma>,
+        nbma: Nbma,
         rng: &mut dyn CryptoRng,
     ) {
-        match nbma {
-            Some(nbma) => self.servers.insert(server, nbma),
-            None => self.servers.remove(&server),
-        };
-        self.nhrp.set_server_nbma(now.instant, server, nbma);
+        self.servers.insert(server, nbma);
+        self.nhrp.set_server_nbma(now.instant, server, Some(nbma));
         self.dirty = true;
         self.pump(now, rng);
     }
