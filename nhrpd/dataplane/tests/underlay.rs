@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use dataplane::underlay::{Source, Underlay, Watch};
 use dataplane::{Config, Error, ROUTE_PROTOCOL, Userspace};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, sockopt};
-use overlay::desired::{Event, PeerId};
+use overlay::desired::{Event, Peer, PeerId};
 use support::{Internet, Namespace, Node, PATIENCE, drops, join, net, pair, until};
 use tokio::sync::mpsc;
 
@@ -131,13 +131,7 @@ async fn encrypted_or_silent() {
     let (mut a, b, id) = pair(&internet).await;
     let capture = Capture::start(&internet.router);
     // A peer in clear is refused; what the old keys sealed goes nowhere now.
-    a.desired.peers.insert(
-        id,
-        overlay::desired::Peer {
-            endpoint: b.endpoint(),
-            transport: overlay::desired::Transport::Clear,
-        },
-    );
+    a.desired.peers.insert(id, Peer::new(b.endpoint(), overlay::desired::Transport::Clear));
     a.apply();
     a.plane.send_nhrp(id, b"the secret registration");
     a.plane.send_nhrp_clear("10.9.2.2".parse().unwrap(), b"the secret registration");
@@ -227,8 +221,7 @@ async fn foreign_keys_are_refused() {
     let [to_b, _] = support::keys(1);
     let [_, to_a] = support::keys(2);
     let id = PeerId(1);
-    let peer =
-        |node: &Node, transport| overlay::desired::Peer { endpoint: node.endpoint(), transport };
+    let peer = |node: &Node, transport| Peer::new(node.endpoint(), transport);
     a.desired.peers.insert(id, peer(&b, to_b));
     b.desired.peers.insert(id, peer(&a, to_a));
     b.apply();

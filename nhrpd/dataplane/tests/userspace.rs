@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use overlay::desired::{Event, PeerId};
+use overlay::desired::{Event, Peer, PeerId};
 use support::{Internet, drops, join, net, pair, star, until};
 
 #[tokio::test]
@@ -294,7 +294,7 @@ async fn new_keys_replace_old_ones_without_loss() {
     let lost = count.join().unwrap();
     for node in [&mut a, &mut b] {
         node.desired.peers.remove(&old);
-        node.desired.forwarding.retain(|_, peer| *peer == new);
+        node.desired.forwarding.retain(|_, hop| hop.peer == new);
         node.apply();
     }
     assert_eq!(a.ping("172.16.0.2", 5), 5);
@@ -309,10 +309,7 @@ async fn a_responder_that_learns_its_keys_late_is_reached() {
     let mut b = internet.node(2, |_| {}).await;
     let id = PeerId(1);
     let [to_b, to_a] = support::keys(9);
-    let peer = |node: &support::Node, transport| overlay::desired::Peer {
-        endpoint: node.endpoint(),
-        transport,
-    };
+    let peer = |node: &support::Node, transport| Peer::new(node.endpoint(), transport);
     a.desired.peers.insert(id, peer(&b, to_b));
     b.desired.peers.insert(id, peer(&a, to_a));
     a.apply();
@@ -333,8 +330,8 @@ async fn packets_that_come_before_the_keys_wait_for_them() {
     a.route("172.16.0.0/24", id);
     b.route("172.16.0.0/24", id);
     let [to_b, to_a] = support::keys(9);
-    a.desired.peers.insert(id, overlay::desired::Peer { endpoint: b.endpoint(), transport: to_b });
-    b.desired.peers.insert(id, overlay::desired::Peer { endpoint: a.endpoint(), transport: to_a });
+    a.desired.peers.insert(id, Peer::new(b.endpoint(), to_b));
+    b.desired.peers.insert(id, Peer::new(a.endpoint(), to_a));
     a.apply();
     let sender = a.namespace.udp("172.16.0.1:0");
     for n in 0..10 {

@@ -17,7 +17,7 @@ pub struct Desired {
     /// Paths.
     pub peers: BTreeMap<PeerId, Peer>,
     /// Overlay forwarding: longest prefix wins. Own addresses are not in it.
-    pub forwarding: BTreeMap<IpNet, PeerId>,
+    pub forwarding: BTreeMap<IpNet, Hop>,
     /// Kernel routes that lead into the tunnel device (route protocol 191).
     pub routes: BTreeSet<IpNet>,
     /// Paths that get a copy of each multicast and broadcast packet.
@@ -27,6 +27,15 @@ pub struct Desired {
     pub sources: BTreeMap<PeerId, BTreeSet<IpNet>>,
 }
 
+/// Where packets for a prefix go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The path.
+    pub peer: PeerId,
+    /// The next hop's protocol address: that of the node at the other end of the path.
+    pub via: IpAddr,
+}
+
 /// One path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -34,6 +43,15 @@ pub struct Peer {
     pub endpoint: SocketAddr,
     /// Protection.
     pub transport: Transport,
+    /// Its successor is up: what is still on its way may arrive, and nothing is sent.
+    pub receive_only: bool,
+}
+
+impl Peer {
+    /// A path in use.
+    pub fn new(endpoint: SocketAddr, transport: Transport) -> Self {
+        Self { endpoint, transport, receive_only: false }
+    }
 }
 
 /// How GRE packets to a peer are protected.
@@ -52,6 +70,57 @@ pub enum Transport {
         /// This side sends the first handshake initiation (the IKE initiator does).
         initiate: bool,
     },
+    /// A pair of ESP SAs (RFC 4303) in transport mode: selectors are GRE between the two NBMA
+    /// addresses.
+    Esp(Esp),
+}
+
+/// A pair of ESP SAs that one CHILD_SA agreed on.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Esp {
+    /// Cipher of both directions.
+    pub cipher: EspCipher,
+    /// Extended sequence numbers (RFC 4303 §2.2.1).
+    pub esn: bool,
+    /// In UDP (RFC 3948), from the own port to that of [`Peer::endpoint`]; else IP protocol 50.
+    pub encapsulated: bool,
+    /// What the peer sends with.
+    pub inbound: EspKeys,
+    /// What we send with.
+    pub outbound: EspKeys,
+}
+
+/// Ciphers of ESP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EspCipher {
+    /// AES-GCM with a tag of 16 octets (RFC 4106); key of 16 octets.
+    Aes128Gcm16,
+    /// As above with a key of 32 octets.
+    Aes256Gcm16,
+    /// ChaCha20-Poly1305 (RFC 7634); key of 32 octets.
+    ChaCha20Poly1305,
+    /// AES-CBC (RFC 3602), key of 16 octets, with HMAC-SHA-256-128 (RFC 4868).
+    Aes128CbcSha256,
+    /// AES-CBC, key of 32 octets, with HMAC-SHA-256-128.
+    Aes256CbcSha256,
+}
+
+/// One direction of a CHILD_SA.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EspKeys {
+    /// Security Parameters Index; never one whose first octet is 1 to 4 and the others zero
+    /// (WireGuard on the same port), and at least 256 (RFC 4303 §2.1).
+    pub spi: u32,
+    /// Encryption key; behind it the salt of 4 octets where the cipher is an AEAD.
+    pub encryption: Zeroizing<Vec<u8>>,
+    /// Integrity key; empty where the cipher is an AEAD.
+    pub integrity: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for EspKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EspKeys(SPI {:08x})", self.spi)
+    }
 }
 
 impl std::fmt::Debug for Transport {
@@ -59,6 +128,7 @@ impl std::fmt::Debug for Transport {
         f.write_str(match self {
             Self::Clear => "Clear",
             Self::WireGuard { .. } => "WireGuard(…)",
+            Self::Esp(_) => "Esp(…)",
         })
     }
 }
@@ -110,6 +180,18 @@ pub enum Event {
     Unknown {
         /// Sender, not authenticated.
         from: SocketAddr,
+    },
+    /// The volume after which this path should get new keys has passed (RFC 4301 §4.4.2.1, soft
+    /// lifetime); only with [`Transport::Esp`].
+    Expiring {
+        /// The path.
+        peer: PeerId,
+    },
+    /// A former run of the daemon left a path to this node, and it still carries traffic: its
+    /// peer does not know that the keys' owner restarted.
+    Adopted {
+        /// Where the peer is.
+        endpoint: SocketAddr,
     },
     /// Authenticated data came from another endpoint.
     Moved {

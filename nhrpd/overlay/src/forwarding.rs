@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use nhrp::engine::{Authorization, Binding, BindingKind, Nbma};
 
 use crate::config::{Config, Member};
-use crate::desired::{Desired, Peer, PeerId, Transport};
+use crate::desired::{Desired, Hop, Peer, PeerId, Transport};
 use crate::session::{Sessions, allowance};
 
 /// The desired state, and what the computation found on its way.
@@ -91,8 +91,7 @@ pub(crate) fn plan(
             desired.sources.insert(id, sources.clone());
         }
         if let Some(transport) = transports.get(&id) {
-            let peer = Peer { endpoint: session.endpoint, transport: transport.clone() };
-            desired.peers.insert(id, peer);
+            desired.peers.insert(id, Peer::new(session.endpoint, transport.clone()));
         }
     }
 
@@ -101,7 +100,8 @@ pub(crate) fn plan(
         let path = path(sessions, binding);
         if let Path::Session(id) = path {
             plan.used.insert(id);
-            desired.forwarding.insert(binding.prefix, id);
+            let hop = Hop { peer: id, via: binding.next_hop };
+            desired.forwarding.insert(binding.prefix, hop);
             match binding.kind {
                 BindingKind::Registered if config.multicast.contains(&Member::Dynamic) => {
                     desired.multicast.insert(id);
@@ -113,7 +113,7 @@ pub(crate) fn plan(
                         .iter()
                         .position(|server| server.address == binding.next_hop);
                     if default.is_none_or(|(best, _)| rank < best) {
-                        default = Some((rank, id));
+                        default = Some((rank, hop));
                     }
                     if config.multicast.contains(&Member::Servers) {
                         desired.multicast.insert(id);
@@ -134,9 +134,9 @@ pub(crate) fn plan(
     }
 
     desired.routes.extend(config.routes.iter().copied());
-    if let Some((_, id)) = default {
+    if let Some((_, hop)) = default {
         for prefix in config.routes.iter().copied().chain([tunnel]) {
-            desired.forwarding.entry(prefix).or_insert(id);
+            desired.forwarding.entry(prefix).or_insert(hop);
         }
     }
     plan.used.extend(servers.values().flat_map(|&nbma| sessions.at(nbma)).map(|(id, _)| id));
@@ -163,6 +163,10 @@ mod tests {
 
     fn net(prefix: &str) -> IpNet {
         prefix.parse().expect("a prefix")
+    }
+
+    fn peer(desired: &Desired, prefix: &str) -> Option<PeerId> {
+        desired.forwarding.get(&net(prefix)).map(|hop| hop.peer)
     }
 
     fn nbma(n: u8) -> Nbma {
@@ -259,13 +263,13 @@ mod tests {
         let [hub, spoke, _] = scene.ids;
         let desired = scene.plan().desired;
         for prefix in ["172.16.0.0/24", "172.16.0.1/32", "10.0.0.0/8"] {
-            assert_eq!(desired.forwarding.get(&net(prefix)), Some(&hub), "{prefix}");
+            assert_eq!(peer(&desired, prefix), Some(hub), "{prefix}");
         }
         assert_eq!(desired.routes, [net("10.0.0.0/8")].into());
         scene.bind("10.0.2.0/24", 2, BindingKind::Shortcut);
         let desired = scene.plan().desired;
-        assert_eq!(desired.forwarding.get(&net("10.0.2.0/24")), Some(&spoke));
-        assert_eq!(desired.forwarding.get(&net("10.0.0.0/8")), Some(&hub));
+        assert_eq!(peer(&desired, "10.0.2.0/24"), Some(spoke));
+        assert_eq!(peer(&desired, "10.0.0.0/8"), Some(hub));
         assert!(desired.routes.contains(&net("10.0.2.0/24")));
     }
 
@@ -279,7 +283,7 @@ mod tests {
             .servers
             .insert(0, Server { address: tunnel(2), nbma: Some(nbma(2)), priority: 0, cluster: 0 });
         scene.bind("172.16.0.2/32", 2, BindingKind::Nhs);
-        assert_eq!(scene.plan().desired.forwarding.get(&net("10.0.0.0/8")), Some(&second));
+        assert_eq!(peer(&scene.plan().desired, "10.0.0.0/8"), Some(second));
     }
 
     #[test]
@@ -288,7 +292,7 @@ mod tests {
         let [_, _, thief] = scene.ids;
         scene.bind("10.0.2.0/24", 3, BindingKind::Shortcut);
         let plan = scene.plan();
-        assert_eq!(plan.desired.forwarding.get(&net("10.0.2.0/24")), None);
+        assert_eq!(peer(&plan.desired, "10.0.2.0/24"), None);
         let [(id, reason)] = &plan.refused[..] else { panic!("one refusal: {:?}", plan.refused) };
         assert_eq!(*id, thief);
         assert_eq!(
@@ -304,7 +308,7 @@ mod tests {
         let translated = SocketAddr::new(nbma(77).address, 20_001);
         scene.sessions.relocate(spoke, translated);
         scene.bind("10.0.2.0/24", 2, BindingKind::Shortcut);
-        assert_eq!(scene.plan().desired.forwarding.get(&net("10.0.2.0/24")), Some(&spoke));
+        assert_eq!(peer(&scene.plan().desired, "10.0.2.0/24"), Some(spoke));
     }
 
     #[test]
@@ -316,7 +320,7 @@ mod tests {
         scene.sessions.insert(greedy);
         scene.bind("203.0.113.0/24", 2, BindingKind::Shortcut);
         let plan = scene.plan();
-        assert_eq!(plan.desired.forwarding.get(&net("203.0.113.0/24")), None);
+        assert_eq!(peer(&plan.desired, "203.0.113.0/24"), None);
         assert!(!plan.desired.routes.contains(&net("203.0.113.0/24")));
         assert!(plan.refused[0].1.contains("routed into itself"), "{:?}", plan.refused);
     }
@@ -332,7 +336,7 @@ mod tests {
         let desired = scene.plan().desired;
         let drawn = [4, 5, 6].map(|n| desired.routes.contains(&net(&format!("10.0.{n}.0/24"))));
         assert_eq!(drawn, [true, true, false]);
-        assert_eq!(desired.forwarding.get(&net("10.0.4.0/24")), None, "dropped, not leaked");
+        assert_eq!(peer(&desired, "10.0.4.0/24"), None, "dropped, not leaked");
     }
 
     #[test]

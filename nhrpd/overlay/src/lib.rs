@@ -179,6 +179,10 @@ impl Overlay {
                     self.connect(now, nbma, rng);
                 }
             }
+            Event::Expiring { .. } => {}
+            Event::Adopted { endpoint } => {
+                self.connect(now, self.sessions.nbma(endpoint), rng);
+            }
             Event::Moved { peer, endpoint } => self.move_session(now.instant, peer, endpoint),
         }
         self.pump(now, rng);
@@ -255,17 +259,20 @@ impl Overlay {
         for (id, idle) in idle {
             self.sessions.set_idle_deadline(id, idle.then_some(deadline));
         }
-        for (&prefix, id) in &plan.desired.forwarding {
+        for (&prefix, hop) in &plan.desired.forwarding {
             let shortcut =
                 self.bindings.get(&prefix).is_some_and(|b| b.kind == BindingKind::Shortcut);
-            if shortcut && self.desired.forwarding.get(&prefix) != Some(id) {
-                let endpoint = plan.desired.peers[id].endpoint;
+            if shortcut
+                && self.desired.forwarding.get(&prefix).map(|hop| hop.peer) != Some(hop.peer)
+            {
+                let endpoint = plan.desired.peers[&hop.peer].endpoint;
                 self.outputs.push_back(Output::Notice(Notice::Direct { prefix, endpoint }));
             }
         }
         self.desired = plan.desired;
         for (&id, lingering) in &self.lingering {
-            self.desired.peers.insert(id, lingering.peer.clone());
+            let peer = Peer { receive_only: true, ..lingering.peer.clone() };
+            self.desired.peers.insert(id, peer);
             if let Some(sources) = &lingering.sources {
                 self.desired.sources.insert(id, sources.clone());
             }

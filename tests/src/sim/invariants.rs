@@ -84,7 +84,7 @@ impl Sim {
         let (config, desired) = (&node.blueprint.config, overlay.desired());
         let sessions: BTreeMap<_, _> = overlay.sessions().map(|s| (s.peer, s)).collect();
 
-        for (&prefix, peer) in &desired.forwarding {
+        for (&prefix, overlay::desired::Hop { peer, .. }) in &desired.forwarding {
             let session = sessions.get(peer).filter(|_| desired.peers.contains_key(peer));
             let Some(session) = session else {
                 panic!("{id} forwards {prefix} to a session that is gone");

@@ -124,6 +124,7 @@ impl Plane {
             let mut messages = Vec::new();
             let tunnel = match &peer.transport {
                 Transport::Clear => None,
+                Transport::Esp(_) => panic!("the simulated plane carries no ESP"),
                 Transport::WireGuard { preshared_key, initiate, .. } => {
                     let mut tunnel = Tunnel::new(now, *initiate);
                     tunnel.start(now, &mut messages);
@@ -284,7 +285,7 @@ impl Plane {
     fn lookup(&self, destination: IpAddr) -> Option<(IpNet, PeerId)> {
         (0..=32).rev().find_map(|length| {
             let prefix = IpNet::new(destination, length).ok()?.trunc();
-            self.desired.forwarding.get(&prefix).map(|&peer| (prefix, peer))
+            self.desired.forwarding.get(&prefix).map(|hop| (prefix, hop.peer))
         })
     }
 }

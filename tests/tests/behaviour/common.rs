@@ -123,8 +123,8 @@ pub(crate) fn is_direct(sim: &Sim, from: NodeId, to: NodeId) -> bool {
         .filter(|(prefix, _)| prefix.contains(&host))
         .max_by_key(|(prefix, _)| prefix.prefix_len());
     let name = format!("CN=spoke{}", to.0);
-    best.is_some_and(|(_, peer)| {
-        overlay.sessions().any(|s| s.peer == *peer && s.identity.as_deref() == Some(&name))
+    best.is_some_and(|(_, hop)| {
+        overlay.sessions().any(|s| s.peer == hop.peer && s.identity.as_deref() == Some(&name))
     })
 }
 

@@ -84,7 +84,10 @@ impl Control {
                         session.lock().set_endpoint(peer.endpoint);
                     }
                 }
-                _ => self.add_session(config, id, peer),
+                _ => {
+                    self.sessions.remove(&id);
+                    self.add_session(config, id, peer);
+                }
             }
         }
         true
@@ -96,7 +99,9 @@ impl Control {
             .find(|index| !taken.contains(index))
             .unwrap_or_default();
         let session = Session::new(id, peer, index, config.keepalive, Instant::now());
-        let session = Arc::new(session);
+        let Some(session) = session.map(Arc::new) else {
+            return tracing::error!("peer {}: this data plane carries no ESP", id.0);
+        };
         self.fresh.push(session.clone());
         self.sessions.insert(id, session);
     }
@@ -138,9 +143,9 @@ impl Control {
         for &prefix in &self.local {
             forwarding.insert(prefix, Entry::Local);
         }
-        for (prefix, peer) in &self.desired.forwarding {
-            if let (Some(path), Some(packets)) = (paths.get(peer), self.packets.get(prefix)) {
-                let via = Via { peer: *peer, path: path.clone(), packets: packets.clone() };
+        for (prefix, hop) in &self.desired.forwarding {
+            if let (Some(path), Some(packets)) = (paths.get(&hop.peer), self.packets.get(prefix)) {
+                let via = Via { peer: hop.peer, path: path.clone(), packets: packets.clone() };
                 forwarding.insert(*prefix, Entry::Via(via));
             }
         }

@@ -133,7 +133,7 @@ enum Life {
 }
 
 impl Session {
-    /// A session with the keys of `peer`. `index` is 24 bits, unique and unpredictable;
+    /// A session with the keys of `peer`; `None` for ESP, which is not spoken here. `index` is 24 bits, unique and unpredictable;
     /// `keepalive` in seconds.
     pub(crate) fn new(
         id: PeerId,
@@ -141,7 +141,7 @@ impl Session {
         index: u32,
         keepalive: Option<u16>,
         now: Instant,
-    ) -> Self {
+    ) -> Option<Self> {
         let (index, mac1, tunnel) = match &peer.transport {
             Transport::Clear => (None, None, None),
             Transport::WireGuard { private_key, peer_public_key, preshared_key, initiate } => {
@@ -169,15 +169,16 @@ impl Session {
                 };
                 (Some(index), Some(RateLimiter::new(&public, u64::MAX)), Some(tunnel))
             }
+            Transport::Esp(_) => return None,
         };
         let endpoint = peer.endpoint;
-        Self {
+        Some(Self {
             id,
             index,
             counters: PathCounters::default(),
             mac1,
             state: Mutex::new(State { endpoint, reported_endpoint: endpoint, tunnel }),
-        }
+        })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

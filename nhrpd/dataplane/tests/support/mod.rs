@@ -12,7 +12,7 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use dataplane::{Config, Userspace};
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns, unshare};
-use overlay::desired::{Desired, Event, Peer, PeerId, Transport};
+use overlay::desired::{Desired, Event, Hop, Peer, PeerId, Transport};
 use tokio::sync::mpsc;
 
 /// Long enough for a loaded machine; a test that waits so long has failed.
@@ -202,7 +202,8 @@ impl Node {
     }
 
     pub fn route(&mut self, prefix: &str, peer: PeerId) {
-        self.desired.forwarding.insert(net(prefix), peer);
+        let prefix = net(prefix);
+        self.desired.forwarding.insert(prefix, Hop { peer, via: prefix.addr() });
     }
 
     /// Pings; how many of `count` were answered.
@@ -255,8 +256,8 @@ pub fn join(a: &mut Node, b: &mut Node, id: u32) -> PeerId {
         true => [Transport::Clear, Transport::Clear],
         false => keys(id.0 as u8),
     };
-    a.desired.peers.insert(id, Peer { endpoint: b.endpoint(), transport: to_b });
-    b.desired.peers.insert(id, Peer { endpoint: a.endpoint(), transport: to_a });
+    a.desired.peers.insert(id, Peer::new(b.endpoint(), to_b));
+    b.desired.peers.insert(id, Peer::new(a.endpoint(), to_a));
     b.apply();
     a.apply();
     id
