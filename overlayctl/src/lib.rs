@@ -1,6 +1,7 @@
 //! `overlayctl`: what a running `nhrpd` knows, a small CA, and the way over from other DMVPNs.
 
 mod import;
+mod monitor;
 mod pki;
 mod show;
 mod text;
@@ -38,6 +39,9 @@ enum Command {
     /// Forget something that was learnt. For root and the owner of the socket.
     #[command(subcommand)]
     Clear(Clear),
+    /// Print events as they happen: peers, shortcuts, registrations, servers, keys. One line each,
+    /// with --json one JSON object each.
+    Monitor,
     /// Certificates: a small CA. Needs no daemon.
     #[command(subcommand)]
     Pki(pki::PkiCommand),
@@ -139,6 +143,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let json = arguments.json;
     let text = match arguments.command {
         Command::Pki(command) => return pki::run(command, json),
+        Command::Monitor => return monitor::run(&arguments.socket, json),
         Command::Import(command) => return import::run(&command, json),
         Command::Show(what) => show(&arguments.socket, json, &what)?,
         Command::Clear(Clear::Nhrp(what)) => clear(&arguments.socket, json, &what)?,
@@ -230,6 +235,7 @@ mod tests {
             "show tunnel endpoints",
             "show ike sa",
             "show multicast",
+            "monitor --json",
             "clear nhrp cache",
             "clear nhrp shortcuts",
             "clear nhrp peer 172.16.0.9",

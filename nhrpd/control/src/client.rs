@@ -10,9 +10,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::protocol::{Failure, Request};
+use crate::protocol::{Failure, MONITOR, Request};
 use crate::types::{
-    Cache, Cleared, Dmvpn, Endpoints, IkeSas, Multicast, NextHopServers, Shortcuts, Traffic,
+    Cache, Cleared, Dmvpn, Endpoints, IkeSas, Monitored, Multicast, NextHopServers, Shortcuts,
+    Traffic,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -145,35 +146,74 @@ impl Client {
         self.call(Request::ClearPeer { address })
     }
 
+    /// Events from now on, each as soon as it happens. The first item has none: it says that the
+    /// daemon tells them from now on. The iterator ends only with an error.
+    pub fn monitor(mut self) -> Result<Monitor, ClientError> {
+        let call = json!({ "method": MONITOR, "parameters": {}, "more": true });
+        self.answered(|client| {
+            client.stream.get_mut().set_read_timeout(None)?;
+            client.send(&call)
+        })?;
+        Ok(Monitor(self))
+    }
+
     fn call<T: DeserializeOwned>(&mut self, request: Request) -> Result<T, ClientError> {
-        let reply = self.exchange(&request.to_call()).map_err(|error| {
+        let reply = self.answered(|client| {
+            // A daemon that is busy says so and hangs up before it reads: look at its answer first.
+            let sent = client.send(&request.to_call());
+            client.receive().or_else(|error| sent.and(Err(error)))
+        })?;
+        parse(&reply)
+    }
+
+    fn answered<T>(
+        &mut self,
+        exchange: impl FnOnce(&mut Self) -> io::Result<T>,
+    ) -> Result<T, ClientError> {
+        exchange(self).map_err(|error| {
             // What a read with a timeout says of it is "Resource temporarily unavailable".
             let error = match error.kind() {
                 io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
                 _ => error,
             };
             ClientError::NoAnswer { path: self.path.clone(), error }
-        })?;
-        let unexpected = |error: serde_json::Error| ClientError::Unexpected(error.to_string());
-        let answer: Answer = serde_json::from_slice(&reply).map_err(unexpected)?;
-        if let Some(name) = answer.error {
-            let failure = json!({ "error": name, "parameters": answer.parameters });
-            return Err(serde_json::from_value::<Failure>(failure).map_err(unexpected)?.into());
-        }
-        serde_json::from_value(answer.parameters).map_err(unexpected)
+        })
     }
 
-    fn exchange(&mut self, call: &Value) -> io::Result<Vec<u8>> {
+    fn send(&mut self, call: &Value) -> io::Result<()> {
         let mut request = serde_json::to_vec(call)?;
         request.push(0);
-        // A daemon that is busy says so and hangs up before it reads: look at its answer first.
-        let written = self.stream.get_mut().write_all(&request);
+        self.stream.get_mut().write_all(&request)
+    }
+
+    fn receive(&mut self) -> io::Result<Vec<u8>> {
         let mut reply = Vec::new();
         (&mut self.stream).take(REPLY_BYTES).read_until(0, &mut reply)?;
         if reply.pop() != Some(0) {
-            written?;
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection"));
         }
         Ok(reply)
+    }
+}
+
+fn parse<T: DeserializeOwned>(reply: &[u8]) -> Result<T, ClientError> {
+    let unexpected = |error: serde_json::Error| ClientError::Unexpected(error.to_string());
+    let answer: Answer = serde_json::from_slice(reply).map_err(unexpected)?;
+    if let Some(name) = answer.error {
+        let failure = json!({ "error": name, "parameters": answer.parameters });
+        return Err(serde_json::from_value::<Failure>(failure).map_err(unexpected)?.into());
+    }
+    serde_json::from_value(answer.parameters).map_err(unexpected)
+}
+
+/// What [`Client::monitor`] gives.
+#[derive(Debug)]
+pub struct Monitor(Client);
+
+impl Iterator for Monitor {
+    type Item = Result<Monitored, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.0.answered(Client::receive).and_then(|reply| parse(&reply)))
     }
 }

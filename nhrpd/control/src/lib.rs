@@ -12,9 +12,9 @@ mod protocol;
 mod server;
 mod types;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Monitor};
 pub use protocol::{DESCRIPTION, Failure, INTERFACE, Request};
-pub use server::{BindError, Call, Handler, Server};
+pub use server::{BindError, Call, Handler, Publisher, Server};
 pub use types::*;
 
 /// Where the daemon listens unless told otherwise.

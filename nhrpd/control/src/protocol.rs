@@ -60,6 +60,9 @@ const PLAIN: [(&str, Request); 10] = [
 
 const CLEAR_PEER: &str = "nhrpd.Control.ClearPeer";
 
+/// Answered with one reply after the other. Replies: [`crate::Monitored`].
+pub(crate) const MONITOR: &str = "nhrpd.Control.Monitor";
+
 impl Request {
     /// Does it change the daemon's state? Such calls are for root and the socket's owner only.
     pub fn changes(&self) -> bool {
@@ -122,6 +125,10 @@ pub enum Failure {
         /// Its name.
         parameter: String,
     },
+    /// This method has many replies; the call does not allow more than one.
+    #[error("this call must allow more than one reply")]
+    #[serde(rename = "org.varlink.service.ExpectedMore")]
+    ExpectedMore {},
     /// The daemon cannot answer now.
     #[error("nhrpd is busy: {reason}")]
     #[serde(rename = "nhrpd.Control.Busy")]

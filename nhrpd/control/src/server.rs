@@ -4,25 +4,33 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::protocol::{
-    DESCRIPTION, Failure, INTERFACE, Request, SERVICE_DESCRIPTION, SERVICE_INTERFACE,
+    DESCRIPTION, Failure, INTERFACE, MONITOR, Request, SERVICE_DESCRIPTION, SERVICE_INTERFACE,
 };
 use crate::types::{
-    Cache, Cleared, Dmvpn, Endpoints, IkeSas, Multicast, NextHopServers, Shortcuts, Traffic,
+    Cache, Cleared, Dmvpn, Endpoints, Event, IkeSas, Monitored, Multicast, NextHopServers,
+    Shortcuts, Traffic,
 };
 
 /// Open connections; one more is told that the daemon is busy.
 const CONNECTIONS: usize = 16;
+/// Those of them that monitor: the others remain for questions.
+const MONITORS: usize = 8;
+/// Events that a client may be behind before it loses the oldest.
+const EVENTS: usize = 256;
 /// Bytes of one request.
 const REQUEST_BYTES: u64 = 16 * 1024;
 /// Until a client has sent its next request.
@@ -125,9 +133,22 @@ pub enum BindError {
     },
 }
 
+/// Tells events to every client that monitors.
+#[derive(Debug, Clone)]
+pub struct Publisher(broadcast::Sender<Event>);
+
+impl Publisher {
+    /// Tells an event. Waits for nobody.
+    pub fn publish(&self, event: Event) {
+        // Nobody listens: no error.
+        let _ = self.0.send(event);
+    }
+}
+
 /// The listening socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct Server {
+    events: Publisher,
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
@@ -163,13 +184,25 @@ impl Server {
         std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660))?;
         std::fs::rename(&fresh, path)?;
         let metadata = path.symlink_metadata()?;
-        Ok(Self { listener, path: path.into(), inode: metadata.ino(), owner: metadata.uid() })
+        Ok(Self {
+            events: Publisher(broadcast::Sender::new(EVENTS)),
+            listener,
+            path: path.into(),
+            inode: metadata.ino(),
+            owner: metadata.uid(),
+        })
+    }
+
+    /// What tells events to the clients.
+    pub fn publisher(&self) -> Publisher {
+        self.events.clone()
     }
 
     /// Serves until it is dropped; every permitted request goes to `calls`. No client can make it
     /// wait, or hold more than a request and a reply for each of a few connections.
     pub async fn run(self, calls: mpsc::Sender<Call>) {
         let mut connections = JoinSet::new();
+        let monitors = Arc::new(Semaphore::new(MONITORS));
         loop {
             let stream = tokio::select! {
                 accepted = self.listener.accept() => match accepted {
@@ -189,7 +222,8 @@ impl Server {
             }
             let may_change =
                 stream.peer_cred().is_ok_and(|peer| may_change(peer.uid(), self.owner));
-            connections.spawn(serve(stream, may_change, calls.clone()));
+            let monitor = Monitor { events: self.events.clone(), places: monitors.clone() };
+            connections.spawn(serve(stream, may_change, calls.clone(), monitor));
         }
     }
 }
@@ -213,10 +247,48 @@ struct Message {
     parameters: Value,
     #[serde(default)]
     oneway: bool,
+    #[serde(default)]
+    more: bool,
+}
+
+/// What a connection needs for monitoring.
+struct Monitor {
+    events: Publisher,
+    places: Arc<Semaphore>,
+}
+
+impl Monitor {
+    /// Tells events until the client hangs up. One that does not read makes only itself wait.
+    async fn run(
+        self,
+        mut read: BufReader<OwnedReadHalf>,
+        mut write: OwnedWriteHalf,
+    ) -> io::Result<()> {
+        let Ok(_place) = self.places.try_acquire() else {
+            let reason = format!("{MONITORS} clients monitor already");
+            return write.write_all(&message(&Failure::Busy { reason })).await;
+        };
+        let mut events = self.events.0.subscribe();
+        let mut next = Monitored::default();
+        loop {
+            let reply = message(&json!({ "parameters": next, "continues": true }));
+            write.write_all(&reply).await?;
+            let received = tokio::select! {
+                received = events.recv() => received,
+                // It has nothing to say.
+                _ = read.read_u8() => return Ok(()),
+            };
+            next = match received {
+                Ok(event) => Monitored { event: Some(event), lost: 0 },
+                Err(RecvError::Lagged(lost)) => Monitored { event: None, lost },
+                Err(RecvError::Closed) => return Ok(()),
+            };
+        }
+    }
 }
 
 /// One connection. Returns, and so closes it, when the client is done, hangs or talks nonsense.
-async fn serve(stream: UnixStream, may_change: bool, calls: mpsc::Sender<Call>) {
+async fn serve(stream: UnixStream, may_change: bool, calls: mpsc::Sender<Call>, monitor: Monitor) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut request = Vec::new();
@@ -228,6 +300,11 @@ async fn serve(stream: UnixStream, may_change: bool, calls: mpsc::Sender<Call>) 
             return;
         }
         let Ok(parsed) = serde_json::from_slice::<Message>(&request) else { return };
+        if parsed.method == MONITOR && parsed.more {
+            // Its end is the connection's, whatever the reason.
+            let _ = monitor.run(read, write).await;
+            return;
+        }
         let reply = match answer(&parsed, may_change, &calls).await {
             Ok(parameters) => message(&json!({ "parameters": parameters })),
             Err(failure) => message(&failure),
@@ -247,6 +324,9 @@ async fn answer(
 ) -> Result<Value, Failure> {
     if let Some(method) = message.method.strip_prefix("org.varlink.service.") {
         return describe(method, &message.parameters);
+    }
+    if message.method == MONITOR {
+        return Err(Failure::ExpectedMore {});
     }
     let request = Request::from_call(&message.method, &message.parameters)?;
     if request.changes() && !may_change {
@@ -298,7 +378,9 @@ mod tests {
         let (mut client, stream) = UnixStream::pair().unwrap();
         // The owner of the state never answers.
         let (calls_in, mut calls) = mpsc::channel(1);
-        let serving = tokio::spawn(serve(stream, may_change, calls_in));
+        let events = Publisher(broadcast::Sender::new(1));
+        let monitor = Monitor { events, places: Arc::new(Semaphore::new(1)) };
+        let serving = tokio::spawn(serve(stream, may_change, calls_in, monitor));
         client.write_all(request).await.unwrap();
         let mut reply = String::new();
         client.read_to_string(&mut reply).await.unwrap();

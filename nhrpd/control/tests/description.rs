@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use control::{
-    Cache, Cleared, DESCRIPTION, Dmvpn, Endpoints, IkeSas, Multicast, NextHopServers, Shortcuts,
-    Traffic,
+    Cache, Cleared, DESCRIPTION, Dmvpn, Endpoints, EventKind, IkeSas, Monitored, Multicast,
+    NextHopServers, Shortcuts, Traffic,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -100,7 +100,17 @@ fn types_and_description_agree() {
     agree::<Endpoints>("ShowTunnelEndpoints", include_str!("samples/ShowTunnelEndpoints.json"));
     agree::<IkeSas>("ShowIkeSa", include_str!("samples/ShowIkeSa.json"));
     agree::<Multicast>("ShowMulticast", include_str!("samples/ShowMulticast.json"));
+    agree::<Monitored>("Monitor", include_str!("samples/Monitor.json"));
     for method in ["ClearCache", "ClearShortcuts", "ClearPeer"] {
         agree::<Cleared>(method, include_str!("samples/ClearCache.json"));
+    }
+}
+
+#[test]
+fn every_kind_of_event_has_its_word() {
+    let Some(Definition::Enum(words)) = definitions().remove("EventKind") else { panic!("gone") };
+    for word in words {
+        let kind: EventKind = serde_json::from_value(word.clone().into()).unwrap();
+        assert_eq!(kind.as_str(), word);
     }
 }

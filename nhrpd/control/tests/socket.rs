@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control::{
-    BindError, Cache, Call, Cleared, Client, ClientError, Dmvpn, Endpoints, Handler, IkeSas,
-    Multicast, NextHopServers, Server, Shortcuts, Traffic,
+    BindError, Cache, Call, Cleared, Client, ClientError, Dmvpn, Endpoints, Event, Handler, IkeSas,
+    Monitored, Multicast, NextHopServers, Request, Server, Shortcuts, Traffic,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,6 +22,10 @@ struct Samples;
 
 fn sample<T: DeserializeOwned>(text: &str) -> T {
     serde_json::from_str(text).unwrap()
+}
+
+fn event() -> Event {
+    sample::<Monitored>(include_str!("samples/Monitor.json")).event.unwrap()
 }
 
 impl Handler for Samples {
@@ -77,13 +81,22 @@ fn beside_server(client: impl FnOnce(PathBuf) + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let server = Server::bind(&path).unwrap();
+        let events = server.publisher();
         let (calls_in, mut calls) = mpsc::channel::<Call>(1);
         let serving = tokio::spawn(server.run(calls_in));
         let mut client = tokio::task::spawn_blocking(move || client(path));
         loop {
             tokio::select! {
                 done = &mut client => break done.unwrap(),
-                Some(call) = calls.recv() => call.answer(&mut Samples),
+                Some(call) = calls.recv() => {
+                    // Each `ClearPeer` of 172.16.0.N makes N events.
+                    if let Request::ClearPeer { address: IpAddr::V4(address) } = call.request() {
+                        for _ in 0..address.octets()[3] {
+                            events.publish(event());
+                        }
+                    }
+                    call.answer(&mut Samples);
+                }
             }
         }
         serving.abort();
@@ -223,6 +236,76 @@ fn a_client_that_does_not_read_blocks_nobody() {
         let full = (0..100_000).map(|_| deaf.write_all(call)).find_map(Result::err).unwrap();
         assert_eq!(full.kind(), ErrorKind::WouldBlock);
         assert!(Client::connect(&path).unwrap().dmvpn().is_ok());
+    });
+}
+
+#[test]
+fn who_monitors_is_told_every_event_in_order() {
+    beside_server(|path| {
+        let mut asking = Client::connect(&path).unwrap();
+        let mut watching: Vec<_> =
+            (0..2).map(|_| Client::connect(&path).unwrap().monitor().unwrap()).collect();
+        for monitor in &mut watching {
+            assert_eq!(monitor.next().unwrap().unwrap(), Monitored::default());
+        }
+        asking.clear_peer([172, 16, 0, 2].into()).unwrap();
+        for monitor in &mut watching {
+            for _ in 0..2 {
+                let told = monitor.next().unwrap().unwrap();
+                assert_eq!(told, Monitored { event: Some(event()), lost: 0 });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_slow_reader_is_told_how_many_events_it_has_lost() {
+    beside_server(|path| {
+        let mut asking = Client::connect(&path).unwrap();
+        let mut slow = Client::connect(&path).unwrap().monitor().unwrap();
+        slow.next().unwrap().unwrap();
+        let mut published = 0;
+        // More than the socket's buffers and the daemon's queue hold.
+        for _ in 0..40 {
+            asking.clear_peer([172, 16, 0, 250].into()).unwrap();
+            published += 250;
+        }
+        let (mut told, mut lost) = (0, 0);
+        while told + lost < published {
+            let next = slow.next().unwrap().unwrap();
+            assert_ne!(next.event.is_some(), next.lost > 0);
+            told += u64::from(next.event.is_some());
+            lost += next.lost;
+        }
+        assert_eq!(told + lost, published);
+        assert!(lost > 0 && told > 256, "{told} told, {lost} lost");
+    });
+}
+
+#[test]
+fn monitors_leave_room_for_questions() {
+    beside_server(|path| {
+        let monitor = || {
+            let mut monitor = Client::connect(&path).unwrap().monitor().unwrap();
+            monitor.next().unwrap().map(|_| monitor)
+        };
+        let mut held: Vec<_> = (0..8).map(|_| monitor().unwrap()).collect();
+        assert_eq!(monitor().unwrap_err().to_string(), "nhrpd is busy: 8 clients monitor already");
+        assert!(Client::connect(&path).unwrap().multicast().is_ok());
+        held.pop();
+        let freed = (0..1000).any(|_| {
+            std::thread::yield_now();
+            monitor().is_ok()
+        });
+        assert!(freed);
+    });
+}
+
+#[test]
+fn monitoring_must_allow_more_than_one_reply() {
+    beside_server(|path| {
+        let reply = ask(&path, &json!({ "method": "nhrpd.Control.Monitor" }));
+        assert_eq!(reply["error"], "org.varlink.service.ExpectedMore");
     });
 }
 

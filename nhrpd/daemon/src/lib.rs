@@ -3,6 +3,7 @@
 mod assemble;
 pub mod cli;
 pub mod config;
+mod event;
 mod resolve;
 mod shell;
 mod show;

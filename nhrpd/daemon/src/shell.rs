@@ -12,12 +12,13 @@ use dataplane::underlay::{Underlay, Watch};
 use ipnet::IpNet;
 use nhrp::engine::Usage;
 use overlay::desired::Event;
-use overlay::{Notice, Now, Output, Overlay};
+use overlay::{Now, Output, Overlay};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, Interval, interval, sleep_until, timeout};
 
 use crate::config::Config;
+use crate::event::Teller;
 use crate::show::Show;
 use crate::{assemble, resolve};
 
@@ -35,6 +36,7 @@ pub(crate) struct Shell {
     pub(crate) plane: Userspace,
     /// Next-hop servers whose names do not resolve now, and why.
     pub(crate) unresolved: BTreeMap<IpAddr, String>,
+    teller: Teller,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -48,7 +50,9 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (calls_in, mut calls) = mpsc::channel(1);
-    let control = tokio::spawn(Server::bind(socket)?.run(calls_in));
+    let server = Server::bind(socket)?;
+    let teller = Teller::new(&config.tunnel.interface, server.publisher());
+    let control = tokio::spawn(server.run(calls_in));
     let (names_in, mut names) = mpsc::channel(1);
     let lookups = resolve::start(&config, &names_in);
 
@@ -58,7 +62,7 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let plane = Userspace::start(assemble::plane(&config, &underlay), events_in).await?;
     let told = assemble::overlay(&config, credentials.as_ref());
     let overlay = Overlay::new(told, credentials, now(), &mut rand::rng());
-    let mut shell = Shell { config, overlay, plane, unresolved: BTreeMap::new() };
+    let mut shell = Shell { config, overlay, plane, unresolved: BTreeMap::new(), teller };
     shell.set_nbma(underlay.address);
     shell.flush();
     tracing::info!(
@@ -155,10 +159,6 @@ impl Shell {
     }
 
     fn set_nbma(&mut self, nbma: Option<IpAddr>) {
-        match nbma {
-            Some(nbma) => tracing::info!(%nbma, "own NBMA address"),
-            None => tracing::warn!(source = %self.config.underlay.source, "no NBMA address"),
-        }
         self.overlay.set_nbma(now(), nbma, &mut rand::rng());
     }
 
@@ -173,7 +173,7 @@ impl Shell {
             }
             Err(why) => {
                 if self.unresolved.get(&server) != Some(&why) {
-                    tracing::warn!(%server, "{why}");
+                    self.teller.unresolved(server, &why);
                     self.unresolved.insert(server, why);
                 }
             }
@@ -189,20 +189,9 @@ impl Shell {
             match output {
                 Output::Ike { to, datagram } => self.plane.send_ike(to, &datagram),
                 Output::Nhrp { peer, packet } => self.plane.send_nhrp(peer, &packet),
-                Output::Notice(notice) => log(&notice),
+                Output::Notice(notice) => self.teller.notice(notice),
             }
         }
-    }
-}
-
-/// A state change is INFO; only what somebody must act on is WARN.
-fn log(notice: &Notice) {
-    match notice {
-        Notice::Refused(_) | Notice::ServerDown { .. } => tracing::warn!("{notice}"),
-        Notice::ResolutionFailed { .. } | Notice::ErrorReceived { .. } => {
-            tracing::debug!("{notice}");
-        }
-        _ => tracing::info!("{notice}"),
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Overlay {
     refusals: Refusals,
     outputs: VecDeque<Output>,
     desired: Desired,
+    /// Prefixes with a direct path, and where it leads.
+    direct: BTreeMap<IpNet, SocketAddr>,
     dirty: bool,
     unknown_budget: Budget,
     stopped: bool,
@@ -119,6 +121,7 @@ impl Overlay {
             refusals: Refusals::default(),
             outputs: VecDeque::new(),
             desired: Desired::default(),
+            direct: BTreeMap::new(),
             dirty: true,
             unknown_budget: Budget { left: Budget::PER_SECOND, since: now.instant },
             stopped: false,
@@ -259,16 +262,22 @@ impl Overlay {
         for (id, idle) in idle {
             self.sessions.set_idle_deadline(id, idle.then_some(deadline));
         }
-        for (&prefix, hop) in &plan.desired.forwarding {
-            let shortcut =
-                self.bindings.get(&prefix).is_some_and(|b| b.kind == BindingKind::Shortcut);
-            if shortcut
-                && self.desired.forwarding.get(&prefix).map(|hop| hop.peer) != Some(hop.peer)
-            {
-                let endpoint = plan.desired.peers[&hop.peer].endpoint;
+        let shortcuts = self.bindings.values().filter(|b| b.kind == BindingKind::Shortcut);
+        let direct: BTreeMap<IpNet, SocketAddr> = shortcuts
+            .filter_map(|binding| {
+                let hop = plan.desired.forwarding.get(&binding.prefix)?;
+                Some((binding.prefix, plan.desired.peers.get(&hop.peer)?.endpoint))
+            })
+            .collect();
+        for prefix in self.direct.keys().filter(|prefix| !direct.contains_key(prefix)) {
+            self.outputs.push_back(Output::Notice(Notice::Indirect { prefix: *prefix }));
+        }
+        for (&prefix, &endpoint) in &direct {
+            if self.direct.get(&prefix) != Some(&endpoint) {
                 self.outputs.push_back(Output::Notice(Notice::Direct { prefix, endpoint }));
             }
         }
+        self.direct = direct;
         self.desired = plan.desired;
         for (&id, lingering) in &self.lingering {
             let peer = Peer { receive_only: true, ..lingering.peer.clone() };
@@ -282,6 +291,9 @@ impl Overlay {
 
     /// Own NBMA address changed; `None` while the underlay has none.
     pub fn set_nbma(&mut self, now: Now, nbma: Option<IpAddr>, rng: &mut dyn CryptoRng) {
+        if nbma.is_none() || nbma != self.config.nhrp.nbma {
+            self.notice(Notice::Underlay { nbma });
+        }
         self.config.nhrp.nbma = nbma;
         // The peers learn the new address first, so that they know the sender of what follows.
         self.ike.update_addresses(now.instant, rng);
@@ -491,7 +503,11 @@ impl Overlay {
         let (endpoint, nbma) = (session.endpoint, self.sessions.nbma(session.endpoint));
         let authorization = session.authorization.clone();
         let identity = session.identity.clone();
-        self.notice(Notice::PeerUp { endpoint, identity });
+        let known = self.is_reached_otherwise(id);
+        self.notice(match known {
+            true => Notice::PeerRekeyed { endpoint, identity },
+            false => Notice::PeerUp { endpoint, identity },
+        });
         self.authorize(nbma);
         // IKE leaves one SA for each pair of nodes; what the former one carried moves here.
         for twin in self.sessions.twins(id).into_iter().filter(|&twin| twin < id) {
@@ -507,6 +523,12 @@ impl Overlay {
         }
         self.nhrp.path_up(now.instant, nbma);
         self.dirty = true;
+    }
+
+    /// Whether another session with the same peer is up.
+    fn is_reached_otherwise(&self, id: PeerId) -> bool {
+        let twins = self.sessions.twins(id);
+        twins.into_iter().any(|twin| self.sessions.get(twin).is_some_and(|twin| twin.up))
     }
 
     /// Tells NHRP what whoever stands at `nbma` may claim.
@@ -539,6 +561,7 @@ impl Overlay {
     /// Forgets a session that is gone.
     fn forget_session(&mut self, now: Instant, id: PeerId, reason: &str) {
         let twins = self.sessions.twins(id);
+        let still_up = self.is_reached_otherwise(id);
         let carries = |path| matches!(path, Path::Session(carrier) if carrier == id);
         let shortcuts = self.bindings.values().filter(|b| b.kind == BindingKind::Shortcut);
         let mut lost: BTreeSet<Nbma> = shortcuts
@@ -555,7 +578,7 @@ impl Overlay {
             }
         }
         self.dirty = true;
-        if session.up {
+        if session.up && !still_up {
             self.notice(Notice::PeerDown {
                 endpoint: session.endpoint,
                 identity: session.identity,
@@ -605,7 +628,8 @@ impl Overlay {
                 }
             }
             nhrp::Event::AuthenticationFailed { peer } => {
-                let reason = "NHRP authentication failed: `nhrp.authentication` differs here and                               there"
+                let reason = "NHRP authentication failed: `nhrp.authentication` differs here \
+                              and there"
                     .to_owned();
                 self.refuse_peer(now.instant, peer, reason);
             }

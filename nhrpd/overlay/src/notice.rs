@@ -17,7 +17,7 @@ pub enum Notice {
         /// Who it proved to be; `None` without security.
         identity: Option<String>,
     },
-    /// A session is gone.
+    /// A session is gone, and there is no other one with this peer.
     PeerDown {
         /// Where the peer was.
         endpoint: SocketAddr,
@@ -25,6 +25,13 @@ pub enum Notice {
         identity: Option<String>,
         /// Why.
         reason: String,
+    },
+    /// A session to a peer took the place of an older one with it: new keys.
+    PeerRekeyed {
+        /// Where the peer is.
+        endpoint: SocketAddr,
+        /// Who it proved to be.
+        identity: Option<String>,
     },
     /// A peer is now reached elsewhere.
     PeerMoved {
@@ -41,6 +48,11 @@ pub enum Notice {
         prefix: IpNet,
         /// Where it goes.
         endpoint: SocketAddr,
+    },
+    /// Traffic to `prefix` goes through the server again, or nowhere.
+    Indirect {
+        /// Destination.
+        prefix: IpNet,
     },
     /// A next-hop server accepted our registration.
     ServerUp {
@@ -76,6 +88,11 @@ pub enum Notice {
         server: IpAddr,
         /// Where it sees us.
         nbma: Nbma,
+    },
+    /// Our NBMA address; `None` while the underlay has none.
+    Underlay {
+        /// From now on.
+        nbma: Option<IpAddr>,
     },
     /// No shortcut to this destination.
     ResolutionFailed {
@@ -172,11 +189,16 @@ impl fmt::Display for Notice {
                 who(f, identity.as_ref(), *endpoint)?;
                 write!(f, ": {reason}")
             }
+            Self::PeerRekeyed { endpoint, identity } => {
+                f.write_str("new keys with ")?;
+                who(f, identity.as_ref(), *endpoint)
+            }
             Self::PeerMoved { from, to } => write!(f, "peer moved from {from} to {to}"),
             Self::Refused(refused) => write!(f, "refused: {refused}"),
             Self::Direct { prefix, endpoint } => {
                 write!(f, "direct path to {prefix} through {endpoint}")
             }
+            Self::Indirect { prefix } => write!(f, "no direct path to {prefix} any more"),
             Self::ServerUp { server } => write!(f, "registered with next-hop server {server}"),
             Self::ServerDown { server, reason } => {
                 write!(f, "next-hop server {server} is down: {reason}")
@@ -193,6 +215,8 @@ impl fmt::Display for Notice {
             Self::SeenAs { server, nbma } => {
                 write!(f, "behind NAT: next-hop server {server} sees us at {nbma}")
             }
+            Self::Underlay { nbma: Some(nbma) } => write!(f, "own NBMA address is {nbma}"),
+            Self::Underlay { nbma: None } => f.write_str("the underlay has no NBMA address for us"),
             Self::ResolutionFailed { destination, reason } => {
                 write!(f, "no shortcut to {destination}: {reason}")
             }
