@@ -7,10 +7,14 @@ use control::{Event, EventKind, Publisher};
 use ipnet::IpNet;
 use overlay::Notice;
 
+use crate::config::{Config, Security};
+
 /// Tells what happened on one tunnel.
 #[derive(Debug)]
 pub(crate) struct Teller {
     interface: String,
+    /// UDP port of whoever has the usual one.
+    port: u16,
     publisher: Publisher,
 }
 
@@ -25,13 +29,20 @@ pub(crate) struct About {
 }
 
 impl Teller {
-    pub(crate) fn new(interface: &str, publisher: Publisher) -> Self {
-        Self { interface: interface.to_owned(), publisher }
+    pub(crate) fn new(config: &Config, publisher: Publisher) -> Self {
+        let port = match config.security {
+            Security::None => 0,
+            Security::WireGuard(_) => config.underlay.port,
+        };
+        Self { interface: config.tunnel.interface.clone(), port, publisher }
     }
 
     pub(crate) fn notice(&self, notice: Notice) {
         let message = notice.to_string();
-        let (kind, about) = about(notice);
+        let (kind, mut about) = about(notice);
+        if let Some(peer) = about.peer.as_mut().filter(|peer| peer.port() == 0) {
+            peer.set_port(self.port);
+        }
         self.tell(kind, message, about);
     }
 

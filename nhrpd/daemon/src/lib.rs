@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -60,6 +61,7 @@ fn log_to_journal_or_stderr(level: LogLevel) {
     let filter: Targets = asked.unwrap_or(default);
     let registry = tracing_subscriber::registry().with(filter);
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let journal = journal.map(|layer| layer.with_field_prefix(Some("NHRPD".to_owned())));
     match journal {
         Some(journal) => registry.with(journal).init(),
         None => registry
@@ -67,7 +69,12 @@ fn log_to_journal_or_stderr(level: LogLevel) {
                 tracing_subscriber::fmt::layer()
                     .with_writer(std::io::stderr)
                     .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-                    .with_target(false),
+                    .with_target(false)
+                    .fmt_fields(debug_fn(|line, field, value| match field.name() {
+                        // The words say all that the fields of an event do.
+                        "message" => write!(line, "{value:?}"),
+                        _ => Ok(()),
+                    })),
             )
             .init(),
     }

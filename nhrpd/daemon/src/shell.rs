@@ -51,7 +51,7 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (calls_in, mut calls) = mpsc::channel(1);
     let server = Server::bind(socket)?;
-    let teller = Teller::new(&config.tunnel.interface, server.publisher());
+    let teller = Teller::new(&config, server.publisher());
     let control = tokio::spawn(server.run(calls_in));
     let (names_in, mut names) = mpsc::channel(1);
     let lookups = resolve::start(&config, &names_in);
@@ -66,10 +66,10 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     shell.set_nbma(underlay.address);
     shell.flush();
     tracing::info!(
-        interface = %shell.config.tunnel.interface,
-        address = %shell.config.tunnel.address,
-        offloads = %shell.plane.offloads(),
-        "running"
+        "running: {} on {}, offloads {}",
+        shell.config.tunnel.address,
+        shell.config.tunnel.interface,
+        shell.plane.offloads()
     );
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

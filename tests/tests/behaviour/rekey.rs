@@ -1,5 +1,6 @@
 //! New keys under traffic.
 
+use overlay::Notice;
 use overlay_tests::sim::{Domain, Weather};
 
 use crate::common::*;
@@ -24,5 +25,11 @@ fn rekeying_under_traffic_loses_nothing_and_stays_direct() {
         let detours = sim.flow_fates(flow).skip(300).filter(|fate| !fate.direct()).count();
         assert_eq!(detours, 0);
         assert!(is_direct(&sim, a, b) && is_direct(&sim, b, a));
+        let told = |fits: fn(&Notice) -> bool| count(&sim, a, fits);
+        assert!(told(|n| matches!(n, Notice::PeerRekeyed { .. })) >= 20, "hub and b, each 5 s");
+        assert_eq!(told(|n| matches!(n, Notice::PeerUp { .. })), 2, "they were never down");
+        assert_eq!(told(|n| matches!(n, Notice::PeerDown { .. })), 0);
+        assert_eq!(told(|n| matches!(n, Notice::Direct { .. })), 2, "its LAN and its address");
+        assert_eq!(told(|n| matches!(n, Notice::Indirect { .. })), 0);
     }
 }

@@ -6,6 +6,7 @@ mod cold_start;
 mod hostile;
 mod ipv6;
 mod memory;
+mod monitor;
 mod moving;
 mod multicast;
 mod nat;
