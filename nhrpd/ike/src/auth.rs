@@ -2,6 +2,7 @@
 //! RFC 7427).
 
 use crate::crypto::signature;
+use crate::intermediate::IntAuth;
 use crate::sa::Handshake;
 use crate::wire::payload::encode_identity;
 use crate::wire::{NotifyType, Payload};
@@ -40,7 +41,7 @@ impl Denial {
 
 impl Handshake {
     /// What the AUTH of one side covers (RFC 7296 §2.15): its IKE_SA_INIT message, the other's
-    /// nonce, and its identity under a key that only the two know.
+    /// nonce, its identity under a key that only the two know, and IKE_INTERMEDIATE (RFC 9242 §3.3.2).
     fn signed_octets(&self, initiator: bool, identity: &Identity) -> Vec<u8> {
         let (message, nonce, key) = if initiator {
             (&self.init_request, &self.responder_nonce, &self.sk_pi)
@@ -48,7 +49,8 @@ impl Handshake {
             (&self.init_response, &self.initiator_nonce, &self.sk_pr)
         };
         let identity = self.suite.prf.compute(key, &[&encode_identity(identity)]);
-        [&message[..], nonce, &identity].concat()
+        let int_auth = self.int_auth.as_ref().map(IntAuth::octets).unwrap_or_default();
+        [&message[..], nonce, &identity, &int_auth].concat()
     }
 
     /// ID, CERT and AUTH payloads of ours.

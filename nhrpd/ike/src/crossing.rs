@@ -65,7 +65,7 @@ impl Engine {
     pub(crate) fn prefers_own(&self, from: SocketAddr, nonce: &[u8]) -> bool {
         self.with_remote(from).any(|sa| match &sa.state {
             State::InitSent(init) => &init.nonce[..] > nonce,
-            State::AuthSent(..) => true,
+            State::Intermediate(_) | State::AuthSent(..) => true,
             _ => false,
         })
     }

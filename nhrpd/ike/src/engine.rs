@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::cookie::Cookies;
 use crate::crossing::superseded;
-use crate::crypto::channel::NotAuthentic;
+use crate::crypto::channel::{Channel, NotAuthentic};
 use crate::crypto::suite::Algorithms;
 use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
 use crate::sa::{Established, Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
@@ -83,7 +83,7 @@ pub struct SaInfo {
     pub state: SaState,
     /// The peer's identity; proven if the state is [`SaState::Established`].
     pub identity: Option<Identity>,
-    /// Algorithms, like `aes256gcm16-sha256-x25519`.
+    /// Algorithms, like `aes256gcm16-sha256-x25519-ke1_mlkem768`.
     pub suite: Option<String>,
     /// When it began.
     pub begun: Instant,
@@ -102,9 +102,11 @@ pub struct SaInfo {
 pub enum SaState {
     /// Initiator: before the response to IKE_SA_INIT.
     InitSent,
+    /// Initiator: before the response to IKE_INTERMEDIATE.
+    Intermediate,
     /// Initiator: before the response to IKE_AUTH.
     AuthSent,
-    /// Responder: before IKE_AUTH.
+    /// Responder: before IKE_INTERMEDIATE or IKE_AUTH.
     HalfOpen,
     /// Responder: the peer was refused, and the refusal is kept for repetitions.
     Refused,
@@ -118,6 +120,7 @@ impl std::fmt::Display for SaState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::InitSent => "init-sent",
+            Self::Intermediate => "intermediate",
             Self::AuthSent => "auth-sent",
             Self::HalfOpen => "half-open",
             Self::Refused => "refused",
@@ -240,7 +243,12 @@ impl Engine {
             return Err(if old { DropReason::Replayed } else { DropReason::OutOfWindow });
         }
         let allowed = match sa.state {
-            State::HalfOpen(_) => header.exchange == Exchange::IKE_AUTH,
+            State::HalfOpen(ref handshake) => {
+                let intermediate = repeated || handshake.wants_intermediate();
+                let due =
+                    if intermediate { Exchange::IKE_INTERMEDIATE } else { Exchange::IKE_AUTH };
+                header.exchange == due
+            }
             State::Established(_) | State::Closing => {
                 repeated
                     || matches!(
@@ -249,12 +257,16 @@ impl Engine {
                     )
             }
             State::Refused => repeated,
-            State::InitSent(_) | State::AuthSent(..) => false,
+            State::InitSent(_) | State::Intermediate(_) | State::AuthSent(..) => false,
         };
         if !allowed {
             return Err(DropReason::Unexpected);
         }
-        let (first, plain) = open(sa, header, datagram)?;
+        let channel = match &sa.state {
+            State::HalfOpen(handshake) if repeated => handshake.former.as_deref(),
+            _ => sa.channel.as_deref(),
+        };
+        let (first, plain) = open(channel, header, datagram)?;
         if repeated {
             // RFC 7296 §2.1: the same response again, to where the question came from.
             sa.counters.repeated += 1;
@@ -265,8 +277,12 @@ impl Engine {
         sa.last_heard = context.now;
         sa.counters.requests_received += 1;
         let payloads = wire::decode_chain(first, &plain);
-        if let State::HalfOpen(_) = sa.state {
+        if let State::HalfOpen(handshake) = &sa.state {
+            let intermediate = handshake.wants_intermediate();
             self.set_remote(sa, from);
+            if intermediate {
+                return Ok(self.handle_intermediate(sa, datagram, first, &plain));
+            }
             return Ok(self.handle_auth(context, sa, payloads));
         }
         self.notice_move(sa, from);
@@ -287,12 +303,15 @@ impl Engine {
         if !awaited {
             return Err(DropReason::Replayed);
         }
-        let (first, plain) = open(sa, header, datagram)?;
+        let (first, plain) = open(sa.channel.as_deref(), header, datagram)?;
         let Some(outstanding) = sa.outstanding.take() else { return Err(DropReason::Replayed) };
         sa.last_heard = context.now;
         let fate = match outstanding.request {
             Request::Auth if matches!(sa.state, State::AuthSent(..)) => {
                 self.handle_auth_response(context, sa, wire::decode_chain(first, &plain))
+            }
+            Request::Intermediate => {
+                self.handle_intermediate_response(context, sa, datagram, first, &plain)
             }
             Request::Rekey => {
                 self.handle_rekey_response(context, sa, wire::decode_chain(first, &plain))
@@ -372,7 +391,7 @@ impl Engine {
                 let advice = "is it up, and does UDP pass in both directions?";
                 self.fail(sa, None, Refusal(format!("{silence}: {advice}")));
             }
-            State::AuthSent(..) => {
+            State::Intermediate(_) | State::AuthSent(..) => {
                 let advice = "it answered before; do large UDP datagrams pass?";
                 self.fail(sa, None, Refusal(format!("{silence}: {advice}")));
             }
@@ -402,6 +421,7 @@ impl Engine {
             initiator: sa.initiator,
             state: match sa.state {
                 State::InitSent(_) => SaState::InitSent,
+                State::Intermediate(_) => SaState::Intermediate,
                 State::AuthSent(..) => SaState::AuthSent,
                 State::HalfOpen(_) => SaState::HalfOpen,
                 State::Refused => SaState::Refused,
@@ -432,10 +452,14 @@ impl Engine {
     }
 }
 
-/// Checks and decrypts a message of `sa`: type of the first payload inside, and the chain.
-fn open(sa: &Sa, header: &Header, datagram: &[u8]) -> Result<(u8, Zeroizing<Vec<u8>>), DropReason> {
+/// Checks and decrypts a message of an SA: type of the first payload inside, and the chain.
+fn open(
+    channel: Option<&Channel>,
+    header: &Header,
+    datagram: &[u8],
+) -> Result<(u8, Zeroizing<Vec<u8>>), DropReason> {
     let encrypted = Encrypted::decode(header, datagram).map_err(|_| DropReason::Malformed)?;
-    let channel = sa.channel.as_ref().ok_or(DropReason::Unexpected)?;
+    let channel = channel.ok_or(DropReason::Unexpected)?;
     let plain = channel.open(&encrypted).map_err(|NotAuthentic| DropReason::NotAuthentic)?;
     Ok((encrypted.first, plain))
 }
@@ -559,6 +583,7 @@ impl Engine {
     ) {
         let exchange = match request {
             Request::Init => Exchange::IKE_SA_INIT,
+            Request::Intermediate => Exchange::IKE_INTERMEDIATE,
             Request::Auth => Exchange::IKE_AUTH,
             Request::Rekey => Exchange::CREATE_CHILD_SA,
             _ => Exchange::INFORMATIONAL,

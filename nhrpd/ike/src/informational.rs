@@ -24,7 +24,7 @@ impl Engine {
                 self.begin_closing(now, &mut sa, Request::Delete, rng);
                 self.put(sa);
             }
-            State::InitSent(_) => {
+            State::InitSent(_) | State::Intermediate(_) => {
                 self.fail(&sa, None, Refusal("closed by us".into()));
                 self.forget(sa);
             }
@@ -54,7 +54,10 @@ impl Engine {
                 self.transmit(sa.remote, datagram);
             }
             match sa.state {
-                State::Established(_) | State::AuthSent(..) | State::HalfOpen(_) => {
+                State::Established(_)
+                | State::Intermediate(_)
+                | State::AuthSent(..)
+                | State::HalfOpen(_) => {
                     if !sa.queue.contains(&Request::Update) {
                         sa.queue.push_back(Request::Update);
                     }

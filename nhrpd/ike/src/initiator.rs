@@ -61,7 +61,7 @@ impl Engine {
             Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.clone()))
         });
         let payloads = [
-            Payload::SecurityAssociation(vec![self.algorithms.proposal()]),
+            Payload::SecurityAssociation(self.algorithms.proposals()),
             Payload::KeyExchange { group: init.group.id, data: init.group.public(&init.private)? },
             Payload::Nonce(init.nonce.clone()),
             Payload::Notify(Notify::new(
@@ -70,7 +70,11 @@ impl Engine {
             )),
             Payload::VendorId(VENDOR_ID.to_vec()),
         ];
-        let payloads: Vec<Payload> = cookie.chain(payloads).collect();
+        let mut payloads: Vec<Payload> = cookie.chain(payloads).collect();
+        if !self.algorithms.additional.is_empty() {
+            let kind = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
+            payloads.push(Payload::Notify(Notify::new(kind, [])));
+        }
         sa.next_request = 0;
         sa.state = State::InitSent(Box::new(init));
         self.send_request(now, sa, Request::Init, &payloads, rng);
@@ -97,7 +101,7 @@ impl Engine {
             return self.change_group(context, sa, group);
         }
         if let Some((kind, words)) = peer_refusal(&payloads) {
-            let ours = describe(&[self.algorithms.proposal()]);
+            let ours = describe(&self.algorithms.proposals());
             let words = match (kind, private::notify(&payloads, NotifyType::REASON)) {
                 (NotifyType::NO_PROPOSAL_CHOSEN, None) => {
                     format!("{words}; it accepts none of what we propose: {ours}")
@@ -115,7 +119,7 @@ impl Engine {
             return Err(DropReason::Unexpected);
         };
         sa.peer_spi = header.responder_spi;
-        if let Err(reason) = self.send_auth(context, sa, *sent, init, datagram) {
+        if let Err(reason) = self.begin_auth(context, sa, *sent, init, datagram) {
             self.fail(sa, None, reason);
             return Ok(Fate::Forget);
         }
@@ -179,7 +183,7 @@ impl Engine {
         Ok(Fate::Keep)
     }
 
-    fn send_auth(
+    fn begin_auth(
         &mut self,
         context: &mut Context<'_>,
         sa: &mut Sa,
@@ -228,7 +232,24 @@ impl Engine {
             init_response: init_response.to_vec(),
             peer_hashes: init.hashes,
             stamp: sent.stamp,
+            int_auth: None,
+            former: None,
         };
+        if !handshake.wants_intermediate() {
+            return self.send_auth(context, sa, handshake);
+        }
+        if !init.intermediate {
+            return Err(refuse("peer chose ML-KEM, but has no IKE_INTERMEDIATE to do it in"));
+        }
+        self.send_intermediate(context, sa, handshake)
+    }
+
+    pub(crate) fn send_auth(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        handshake: Handshake,
+    ) -> Result<(), Refusal> {
         let pair = WireGuardPair::generate(context.rng).map_err(|e| Refusal(e.to_string()))?;
         let mut payloads = handshake.own_proof(true, context.credentials)?;
         if !self.with_remote(sa.remote).any(Sa::is_established) {

@@ -9,6 +9,7 @@
 //! | `crypto` | the suite table and its negotiation, key derivation, the encrypted payload, signatures |
 //! | `engine` | tables, timers, the way of a datagram to its SA |
 //! | `initiator`, `responder` | IKE_SA_INIT and IKE_AUTH |
+//! | `intermediate` | ML-KEM between the two |
 //! | `auth`, `admission` | who the peer is, and whether its SA may live |
 //! | [`crossing`] | the one SA that is left where both sides begin |
 //! | `rekey` | new keys for an SA, also where both sides make some |
@@ -18,7 +19,8 @@
 //! | [`limits`] | what strangers can make us keep |
 //!
 //! Spoken: RFC 7296 without CHILD_SAs, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
-//! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), of RFC 4555 the update
+//! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), RFC 9242 and RFC 9370
+//! (ML-KEM), of RFC 4555 the update
 //! of an address. Not yet: fragmentation, NAT detection, pre-shared keys.
 
 mod admission;
@@ -29,6 +31,7 @@ mod crypto;
 mod engine;
 mod informational;
 mod initiator;
+mod intermediate;
 pub mod limits;
 pub mod private;
 mod rekey;
@@ -52,8 +55,8 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 pub use crypto::suite::{
-    AES_256_GCM_16, Algorithms, CHACHA20_POLY1305, ECP_256, Encryption, Group, Prf, SHA2_256,
-    X25519,
+    AES_256_GCM_16, Algorithms, CHACHA20_POLY1305, ECP_256, Encryption, Group, Kem, ML_KEM_768,
+    Prf, SHA2_256, X25519,
 };
 pub use engine::{Engine, SaInfo, SaState};
 pub use limits::DropReason;

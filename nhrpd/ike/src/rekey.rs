@@ -159,7 +159,11 @@ impl Engine {
         let unacceptable = || refuse(NotifyType::NO_PROPOSAL_CHOSEN);
         let offer = offer.map_err(|_| unacceptable())?;
         let proposals: Vec<Proposal> = init.proposals.iter().filter_map(without_spi).collect();
-        let choice = self.algorithms.choose(&proposals, init.group).ok_or_else(unacceptable)?;
+        let choice = self
+            .algorithms
+            .without_additional()
+            .choose(&proposals, init.group)
+            .ok_or_else(unacceptable)?;
         let named = init.proposals.iter().find(|p| p.number == choice.proposal.number);
         let peer_spi = named.and_then(spi).ok_or_else(unacceptable)?;
         let group = choice.suite.group;
@@ -267,7 +271,11 @@ impl Engine {
         let init = InitPayloads::find(payloads).ok_or(Refused::Other)?;
         let peer_spi = init.proposals.first().and_then(spi).ok_or(Refused::Other)?;
         let chosen: Vec<Proposal> = init.proposals.iter().filter_map(without_spi).collect();
-        let suite = self.algorithms.accept(&chosen, own.group.id).ok_or(Refused::Other)?;
+        let suite = self
+            .algorithms
+            .without_additional()
+            .accept(&chosen, own.group.id)
+            .ok_or(Refused::Other)?;
         if init.group != own.group.id {
             return Err(Refused::Other);
         }
@@ -295,7 +303,9 @@ impl Engine {
         pair: WireGuardPair,
         peer_public_key: [u8; 32],
     ) -> Option<Successor> {
-        let keys = Keys::derive_from(old.suite?.prf, sk_d, &suite, from, initiator);
+        let former = old.suite?;
+        let suite = Suite { additional: former.additional, ..suite };
+        let keys = Keys::derive_from(former.prf, sk_d, &suite, from, initiator);
         let (ni, nr) = (from.initiator_nonce, from.responder_nonce);
         let preshared_key = private::preshared_key(suite.prf, &keys.sk_d, ni, nr);
         let (local_spi, peer_spi) = if initiator {

@@ -27,6 +27,7 @@ pub(crate) struct InitPayloads {
     pub(crate) hashes: Vec<u8>,
     pub(crate) childless: bool,
     pub(crate) cookie: Vec<u8>,
+    pub(crate) intermediate: bool,
     /// It sent [`VENDOR_ID`].
     pub(crate) ours: bool,
 }
@@ -42,6 +43,7 @@ impl InitPayloads {
                 Payload::Nonce(nonce) => found.nonce = nonce,
                 Payload::Notify(notify) => match notify.kind {
                     NotifyType::SIGNATURE_HASH_ALGORITHMS => found.hashes = notify.data,
+                    NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED => found.intermediate = true,
                     NotifyType::COOKIE => found.cookie = notify.data,
                     NotifyType::CHILDLESS_IKEV2_SUPPORTED => found.childless = true,
                     _ => {}
@@ -103,7 +105,13 @@ impl Engine {
         if self.prefers_own(from, &init.nonce) {
             return Err(DropReason::Crossing);
         }
-        let Some(choice) = self.algorithms.choose(&init.proposals, init.group) else {
+        // RFC 9370 §2.2.1: an additional key exchange needs IKE_INTERMEDIATE.
+        let choice = if init.intermediate {
+            self.algorithms.choose(&init.proposals, init.group)
+        } else {
+            self.algorithms.without_additional().choose(&init.proposals, init.group)
+        };
+        let Some(choice) = choice else {
             self.refuse_proposal(context, from, header, datagram, &init);
             return Err(DropReason::NoProposal);
         };
@@ -140,21 +148,23 @@ impl Engine {
             version: Header::VERSION,
             ..*header
         };
-        let init_response = wire::encode_plain(
-            response_header,
-            &[
-                Payload::SecurityAssociation(vec![choice.proposal]),
-                Payload::KeyExchange { group: group.id, data: public },
-                Payload::Nonce(nonce.clone()),
-                any_authority(),
-                Payload::Notify(Notify::new(
-                    NotifyType::SIGNATURE_HASH_ALGORITHMS,
-                    signature::hash_algorithms(),
-                )),
-                Payload::Notify(Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED, [])),
-                Payload::VendorId(VENDOR_ID.to_vec()),
-            ],
-        );
+        let mut payloads = vec![
+            Payload::SecurityAssociation(vec![choice.proposal]),
+            Payload::KeyExchange { group: group.id, data: public },
+            Payload::Nonce(nonce.clone()),
+            any_authority(),
+            Payload::Notify(Notify::new(
+                NotifyType::SIGNATURE_HASH_ALGORITHMS,
+                signature::hash_algorithms(),
+            )),
+            Payload::Notify(Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED, [])),
+            Payload::VendorId(VENDOR_ID.to_vec()),
+        ];
+        if choice.suite.additional.is_some() {
+            let kind = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
+            payloads.push(Payload::Notify(Notify::new(kind, [])));
+        }
+        let init_response = wire::encode_plain(response_header, &payloads);
         self.transmit(from, init_response.clone());
         self.half_open.enter(from.ip());
         let mut sa = Sa::new(self.fresh_id(), false, local_spi, from, context.now);
@@ -171,6 +181,8 @@ impl Engine {
             init_response,
             peer_hashes: init.hashes,
             stamp: 0,
+            int_auth: None,
+            former: None,
         }));
         sa.suite = Some(choice.suite);
         sa.channel = Some(Box::new(keys.channel));
@@ -187,7 +199,7 @@ impl Engine {
         datagram: &[u8],
         init: &InitPayloads,
     ) {
-        let (theirs, ours) = (describe(&init.proposals), describe(&[self.algorithms.proposal()]));
+        let (theirs, ours) = (describe(&init.proposals), describe(&self.algorithms.proposals()));
         let theirs = private::printable(theirs.as_bytes());
         let words = format!("no common proposal: initiator has {theirs}; responder has {ours}");
         let mut payloads = private::refusal(NotifyType::NO_PROPOSAL_CHOSEN, &[], &words);

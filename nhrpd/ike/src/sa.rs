@@ -11,6 +11,7 @@ use crate::crossing::Rank;
 use crate::crypto::channel::Channel;
 use crate::crypto::keys::Secret;
 use crate::crypto::suite::{Group, Suite};
+use crate::intermediate::{IntAuth, Intermediate};
 use crate::limits::HALF_OPEN_LIFETIME;
 use crate::private::{Lineage, WireGuardPair};
 use crate::rekey::{OwnRekey, Successor};
@@ -74,9 +75,11 @@ pub struct SaCounters {
 pub(crate) enum State {
     /// Initiator: waits for the response to IKE_SA_INIT.
     InitSent(Box<InitSent>),
+    /// Initiator: waits for the response to IKE_INTERMEDIATE.
+    Intermediate(Box<Intermediate>),
     /// Initiator: waits for the response to IKE_AUTH.
     AuthSent(Box<Handshake>, Box<WireGuardPair>),
-    /// Responder: waits for IKE_AUTH.
+    /// Responder: waits for IKE_INTERMEDIATE or IKE_AUTH.
     HalfOpen(Box<Handshake>),
     /// Responder: IKE_AUTH was answered with an error, which is repeated when asked again.
     Refused,
@@ -114,6 +117,9 @@ pub(crate) struct Handshake {
     pub(crate) peer_hashes: Vec<u8>,
     /// Of an initiator: [`Lineage::stamp`].
     pub(crate) stamp: u64,
+    pub(crate) int_auth: Option<IntAuth>,
+    /// Of a responder: what protects IKE_INTERMEDIATE, in case it comes again.
+    pub(crate) former: Option<Box<Channel>>,
 }
 
 /// What an SA that is up needs beside its channel.
@@ -146,6 +152,7 @@ pub(crate) struct Outstanding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
     Init,
+    Intermediate,
     Auth,
     /// Is the peer alive (RFC 7296 §2.4)?
     Probe,
@@ -163,7 +170,7 @@ impl Request {
     /// Payloads of those that are INFORMATIONAL.
     pub(crate) fn informational(&self) -> Vec<Payload> {
         match self {
-            Self::Init | Self::Auth | Self::Rekey | Self::Probe => Vec::new(),
+            Self::Init | Self::Intermediate | Self::Auth | Self::Rekey | Self::Probe => Vec::new(),
             Self::Update => {
                 vec![Payload::Notify(Notify::new(NotifyType::UPDATE_SA_ADDRESSES, []))]
             }

@@ -104,7 +104,7 @@ fn a_response_nobody_asked_for_is_dropped() {
 fn tamper(change: impl Fn(&mut crate::sa::Handshake)) -> Net {
     let mut net = Net::pair(1);
     net.initiate(A, B);
-    net.run(ms(15));
+    net.run(ms(35));
     let State::HalfOpen(handshake) = &mut only_sa(&mut net, B).state else { panic!() };
     change(handshake);
     net.settle();
@@ -112,8 +112,10 @@ fn tamper(change: impl Fn(&mut crate::sa::Handshake)) -> Net {
 }
 
 #[test]
-fn rfc7296_2_15_auth_covers_init_message_nonce_and_identity() {
-    let changes: [fn(&mut crate::sa::Handshake); 3] = [
+fn rfc7296_2_15_auth_covers_init_message_nonce_identity_and_intermediate() {
+    let changes: [fn(&mut crate::sa::Handshake); 5] = [
+        |handshake| handshake.int_auth.as_mut().unwrap().initiator[0] ^= 1,
+        |handshake| handshake.int_auth.as_mut().unwrap().responder[0] ^= 1,
         |handshake| *handshake.init_request.last_mut().unwrap() ^= 1,
         |handshake| handshake.responder_nonce[0] ^= 1,
         |handshake| handshake.sk_pi[0] ^= 1,
@@ -141,8 +143,8 @@ fn rewrite_auth(change: impl Fn(&mut Vec<Payload>)) -> Net {
     let mut net = Net::pair(1);
     net.record = Some(Vec::new());
     net.initiate(A, B);
-    net.run(ms(25));
-    let request = net.record.as_ref().unwrap()[2].datagram.clone();
+    net.run(ms(45));
+    let request = net.record.as_ref().unwrap()[4].datagram.clone();
     let header = Header::decode(&request).unwrap();
     assert_eq!(header.exchange, Exchange::IKE_AUTH);
     let encrypted = Encrypted::decode(&header, &request).unwrap();
@@ -222,9 +224,9 @@ fn a_peer_without_lineage_is_taken_as_the_newest() {
 fn rfc7296_2_21_2_garbage_inside_ike_auth_is_answered_and_ends_it() {
     let mut net = Net::pair(1);
     net.initiate(A, B);
-    net.run(ms(25));
+    net.run(ms(45));
     let sa = only_sa(&mut net, A);
-    let header = sa.header(Exchange::IKE_AUTH, false, 1);
+    let header = sa.header(Exchange::IKE_AUTH, false, 2);
     let datagram = sa.channel.as_mut().unwrap().seal_chain(header, 35, vec![1, 2, 3]);
     let from = net.nodes[A].address;
     net.inject(B, from, &datagram);

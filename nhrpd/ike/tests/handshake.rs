@@ -17,9 +17,62 @@ fn established(node: &Node) -> (&Event, &ike::Identity, &[Vec<u8>], bool, bool) 
         .expect("an established SA")
 }
 
+/// Two nodes with these additional key exchanges.
+fn kems(a: &[&'static ike::Kem], b: &[&'static ike::Kem]) -> Net {
+    let authority = Authority::new();
+    let mut net = Net::new(1);
+    for (name, kems) in [("a.example", a), ("b.example", b)] {
+        let algorithms = Algorithms { additional: kems.to_vec(), ..Algorithms::default() };
+        net.add_with(authority.issue(name, KeyKind::Ed25519), Config::default(), algorithms);
+    }
+    net
+}
+
+#[test]
+fn rfc9370_ml_kem_takes_a_round_trip_more_and_a_peer_without_it_is_served_without() {
+    let both: &[&'static ike::Kem] = &[&ike::ML_KEM_768];
+    for (a, b, suite, messages) in [
+        (both, both, "aes256gcm16-sha256-x25519-ke1_mlkem768", 6),
+        (both, &[][..], "aes256gcm16-sha256-x25519", 4),
+        (&[][..], both, "aes256gcm16-sha256-x25519", 4),
+    ] {
+        let mut net = kems(a, b);
+        net.record = Some(Vec::new());
+        net.initiate(A, B);
+        net.settle();
+        net.assert_one_sa();
+        assert_eq!(net.nodes[A].established()[0].suite.as_deref(), Some(suite));
+        let sent = net.record.take().unwrap();
+        assert_eq!(sent.len(), messages);
+        let intermediate = sent.iter().filter(|flight| flight.datagram[18] == 43);
+        assert!(
+            intermediate.map(|flight| flight.datagram.len()).max().unwrap_or(0) <= 1249,
+            "it needs no fragments"
+        );
+        net.rekey(A);
+        net.settle();
+        net.assert_one_sa();
+        assert_eq!(net.nodes[A].established()[0].suite.as_deref(), Some(suite));
+    }
+}
+
+#[test]
+fn a_repeated_intermediate_is_answered_though_the_keys_have_changed() {
+    let mut net = Net::pair(1);
+    net.record = Some(Vec::new());
+    net.initiate(A, B);
+    net.run(ms(35));
+    let sent = net.record.clone().unwrap();
+    assert_eq!(sent[2].datagram[18], 43);
+    net.inject(B, sent[2].from, &sent[2].datagram);
+    assert_eq!(net.record.as_ref().unwrap().last().unwrap().datagram, sent[3].datagram);
+    net.settle();
+    net.assert_one_sa();
+}
+
 #[test]
 fn rfc7296_1_2_two_round_trips_bring_up_an_sa() {
-    let mut net = Net::pair(1);
+    let mut net = kems(&[], &[]);
     net.record = Some(Vec::new());
     net.initiate(A, B);
     let begun = net.now;
@@ -45,6 +98,7 @@ fn every_encryption_and_group() {
             let algorithms = Algorithms {
                 encryption: vec![encryption],
                 groups: vec![group],
+                additional: Vec::new(),
                 ..Algorithms::default()
             };
             let mut net = Net::new(1);
@@ -98,7 +152,7 @@ fn rfc7296_1_2_invalid_ke_payload_leads_to_the_other_group() {
     net.add_with(
         authority.issue("b.example", KeyKind::Ed25519),
         Config::default(),
-        Algorithms { groups: vec![&ike::ECP_256], ..Algorithms::default() },
+        Algorithms { groups: vec![&ike::ECP_256], additional: vec![], ..Algorithms::default() },
     );
     net.record = Some(Vec::new());
     net.initiate(A, B);

@@ -108,7 +108,7 @@ fn rfc7296_2_1_a_repeated_request_gets_the_same_response_again() {
     net.initiate(A, B);
     net.settle();
     let sent = net.record.replace(Vec::new()).unwrap();
-    let (request, response) = (sent[2].clone(), sent[3].clone());
+    let (request, response) = (sent[4].clone(), sent[5].clone());
     let from = net.nodes[A].address;
     net.inject(B, from, &request.datagram);
     let again = net.record.as_ref().unwrap();

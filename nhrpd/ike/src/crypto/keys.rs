@@ -147,6 +147,7 @@ mod tests {
             encryption: &crate::crypto::suite::AES_256_GCM_16,
             prf: &SHA2_256,
             group: &crate::crypto::suite::X25519,
+            additional: None,
         };
         let (ni, nr, shared) = (hex(NI), hex(NR), hex(SHARED));
         let skeyseed = SHA2_256.compute(&[&ni[..], &nr].concat(), &[&shared]);

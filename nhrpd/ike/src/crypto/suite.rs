@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::{aead, agreement, hmac};
+use aws_lc_rs::{aead, agreement, hmac, kem};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -50,6 +50,53 @@ pub struct Group {
     public_len: usize,
     /// What aws-lc-rs puts before the public value and IKE does not.
     public_prefix: &'static [u8],
+}
+
+/// An additional key exchange method that is a key encapsulation mechanism (RFC 9370).
+#[derive(Debug)]
+pub struct Kem {
+    /// Name as in `aes256gcm16-sha256-x25519-ke1_mlkem768`.
+    pub name: &'static str,
+    /// IANA number, among the key exchange methods.
+    pub id: u16,
+    algorithm: &'static kem::Algorithm<kem::AlgorithmId>,
+}
+
+/// ML-KEM-768 (FIPS 203, draft-ietf-ipsecme-ikev2-mlkem).
+pub static ML_KEM_768: Kem = Kem { name: "mlkem768", id: 36, algorithm: &kem::ML_KEM_768 };
+
+pub(crate) type DecapsulationKey = kem::DecapsulationKey<kem::AlgorithmId>;
+
+/// aws-lc-rs takes the randomness for these from its own generator: it offers no other way.
+impl Kem {
+    /// A fresh key pair, the public key as the KE payload carries it.
+    pub(crate) fn generate(&self) -> Result<(DecapsulationKey, Vec<u8>), InvalidPublicValue> {
+        let key = DecapsulationKey::generate(self.algorithm).map_err(|_| InvalidPublicValue)?;
+        let public = key.encapsulation_key().and_then(|public| public.key_bytes());
+        let public = public.map_err(|_| InvalidPublicValue)?.as_ref().to_vec();
+        Ok((key, public))
+    }
+
+    /// The responder's answer, and the secret that it hides.
+    pub(crate) fn encapsulate(
+        &self,
+        public: &[u8],
+    ) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), InvalidPublicValue> {
+        let public = kem::EncapsulationKey::new(self.algorithm, public);
+        let encapsulated = public.map_err(|_| InvalidPublicValue)?.encapsulate();
+        let (ciphertext, secret) = encapsulated.map_err(|_| InvalidPublicValue)?;
+        Ok((ciphertext.as_ref().to_vec(), Zeroizing::new(secret.as_ref().to_vec())))
+    }
+
+    /// The secret in the responder's answer.
+    pub(crate) fn decapsulate(
+        &self,
+        key: &DecapsulationKey,
+        ciphertext: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, InvalidPublicValue> {
+        let secret = key.decapsulate(ciphertext.into()).map_err(|_| InvalidPublicValue)?;
+        Ok(Zeroizing::new(secret.as_ref().to_vec()))
+    }
 }
 
 /// AES-256 in Galois/Counter Mode with a tag of 16 bytes (RFC 5282).
@@ -143,11 +190,15 @@ pub(crate) struct Suite {
     pub(crate) encryption: &'static Encryption,
     pub(crate) prf: &'static Prf,
     pub(crate) group: &'static Group,
+    /// In IKE_INTERMEDIATE; of a rekeyed SA, that of its first ancestor, from whose SK_d its keys
+    /// come.
+    pub(crate) additional: Option<&'static Kem>,
 }
 
 impl fmt::Display for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.encryption.name, self.prf.name, self.group.name)
+        write!(f, "{}-{}-{}", self.encryption.name, self.prf.name, self.group.name)?;
+        self.additional.map_or(Ok(()), |kem| write!(f, "-ke1_{}", kem.name))
     }
 }
 
@@ -160,6 +211,8 @@ pub struct Algorithms {
     pub prf: Vec<&'static Prf>,
     /// Key exchange methods; the first is the one an initiator tries first.
     pub groups: Vec<&'static Group>,
+    /// Additional key exchange methods, for peers that have one too; none: never.
+    pub additional: Vec<&'static Kem>,
 }
 
 impl Default for Algorithms {
@@ -168,6 +221,7 @@ impl Default for Algorithms {
             encryption: vec![&AES_256_GCM_16, &CHACHA20_POLY1305],
             prf: vec![&SHA2_256],
             groups: vec![&X25519, &ECP_256],
+            additional: vec![&ML_KEM_768],
         }
     }
 }
@@ -192,13 +246,35 @@ impl Algorithms {
             TransformKind::KEY_EXCHANGE => {
                 self.groups.iter().map(|a| Transform::new(kind, a.id, None)).collect()
             }
+            TransformKind::ADDITIONAL_KEY_EXCHANGE_1 => {
+                let ours = self.additional.iter().map(|a| Transform::new(kind, a.id, None));
+                ours.chain([Transform::new(kind, 0, None)]).collect()
+            }
             // RFC 5282 §8: no integrity transform beside an AEAD, or NONE. The same holds for what
             // RFC 9370 adds, and for types that we have never heard of.
             _ => vec![Transform::new(kind, 0, None)],
         }
     }
 
-    /// What an initiator sends.
+    /// What an initiator sends: with an additional key exchange, and without for peers that do not
+    /// know this type of transform and have to pass over what contains it (RFC 7296 §3.3.6).
+    pub(crate) fn proposals(&self) -> Vec<Proposal> {
+        let plain = self.proposal();
+        if self.additional.is_empty() {
+            return vec![plain];
+        }
+        let mut full = plain.clone();
+        let kind = TransformKind::ADDITIONAL_KEY_EXCHANGE_1;
+        full.transforms.extend(self.additional.iter().map(|a| Transform::new(kind, a.id, None)));
+        vec![full, Proposal { number: 2, ..plain }]
+    }
+
+    /// These without additional key exchanges.
+    pub(crate) fn without_additional(&self) -> Self {
+        Self { additional: Vec::new(), ..self.clone() }
+    }
+
+    /// What rekeying sends.
     pub(crate) fn proposal(&self) -> Proposal {
         let kinds = [TransformKind::ENCRYPTION, TransformKind::PRF, TransformKind::KEY_EXCHANGE];
         Proposal {
@@ -252,6 +328,8 @@ impl Algorithms {
                 .find(|a| a.id == encryption.id && a.key_bits == encryption.key_length())?,
             prf: self.prf.iter().find(|a| a.id == prf.id)?,
             group: self.group(group.id)?,
+            additional: chosen(TransformKind::ADDITIONAL_KEY_EXCHANGE_1)
+                .and_then(|chosen| self.additional.iter().copied().find(|a| a.id == chosen.id)),
         })
     }
 
@@ -269,13 +347,19 @@ impl Algorithms {
     }
 }
 
-/// Proposals in words, for an operator who compares two configurations.
+/// Proposals in words, for an operator who compares two configurations; one that only lacks
+/// something of another says nothing new.
 pub(crate) fn describe(proposals: &[Proposal]) -> String {
     let one = |proposal: &Proposal| {
         let names: Vec<_> = proposal.transforms.iter().map(transform_name).collect();
         names.join(" ")
     };
-    proposals.iter().map(one).collect::<Vec<_>>().join(" or ")
+    let lacks = |less: &Proposal, more: &Proposal| {
+        less.transforms.len() < more.transforms.len()
+            && less.transforms.iter().all(|transform| more.transforms.contains(transform))
+    };
+    let news = proposals.iter().filter(|one| !proposals.iter().any(|other| lacks(one, other)));
+    news.map(one).collect::<Vec<_>>().join(" or ")
 }
 
 fn transform_name(transform: &Transform) -> String {
@@ -306,6 +390,10 @@ fn transform_name(transform: &Transform) -> String {
         (TransformKind::KEY_EXCHANGE, 21) => "ecp521",
         (TransformKind::KEY_EXCHANGE, 31) => "x25519",
         (TransformKind::KEY_EXCHANGE, 32) => "x448",
+        (TransformKind::ADDITIONAL_KEY_EXCHANGE_1, 0) => "ke1_none",
+        (TransformKind::ADDITIONAL_KEY_EXCHANGE_1, 35) => "ke1_mlkem512",
+        (TransformKind::ADDITIONAL_KEY_EXCHANGE_1, 36) => "ke1_mlkem768",
+        (TransformKind::ADDITIONAL_KEY_EXCHANGE_1, 37) => "ke1_mlkem1024",
         (kind, id) => return format!("transform-{}/{id}", kind.0),
     };
     match transform.key_length() {

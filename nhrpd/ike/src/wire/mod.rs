@@ -66,6 +66,8 @@ impl Exchange {
     pub const IKE_AUTH: Self = Self(35);
     /// CREATE_CHILD_SA.
     pub const CREATE_CHILD_SA: Self = Self(36);
+    /// IKE_INTERMEDIATE (RFC 9242).
+    pub const IKE_INTERMEDIATE: Self = Self(43);
     /// INFORMATIONAL.
     pub const INFORMATIONAL: Self = Self(37);
 }
@@ -76,6 +78,7 @@ impl std::fmt::Display for Exchange {
             Self::IKE_SA_INIT => f.write_str("IKE_SA_INIT"),
             Self::IKE_AUTH => f.write_str("IKE_AUTH"),
             Self::CREATE_CHILD_SA => f.write_str("CREATE_CHILD_SA"),
+            Self::IKE_INTERMEDIATE => f.write_str("IKE_INTERMEDIATE"),
             Self::INFORMATIONAL => f.write_str("INFORMATIONAL"),
             Self(other) => write!(f, "exchange {other}"),
         }

@@ -55,6 +55,8 @@ notify_types! {
     CHILDLESS_IKEV2_SUPPORTED = 16418;
     /// RFC 7427 §4: two bytes for each hash algorithm.
     SIGNATURE_HASH_ALGORITHMS = 16431;
+    /// RFC 9242 §3.1.
+    INTERMEDIATE_EXCHANGE_SUPPORTED = 16438;
     /// Private: WireGuard keys, see [`crate::private`].
     WIREGUARD = 51820;
     /// Private: which of two SAs between the same nodes lives, see [`crate::private`].

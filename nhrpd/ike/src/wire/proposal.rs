@@ -24,6 +24,8 @@ impl TransformKind {
     pub const INTEGRITY: Self = Self(3);
     /// Key exchange method.
     pub const KEY_EXCHANGE: Self = Self(4);
+    /// The first additional key exchange (RFC 9370 §3.1).
+    pub const ADDITIONAL_KEY_EXCHANGE_1: Self = Self(6);
 }
 
 /// Transform attribute (RFC 7296 §3.3.5).
