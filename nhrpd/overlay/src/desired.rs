@@ -67,7 +67,8 @@ pub enum Transport {
         peer_public_key: [u8; 32],
         /// Pre-shared key.
         preshared_key: Zeroizing<[u8; 32]>,
-        /// This side sends the first handshake initiation (the IKE initiator does).
+        /// This side sends the first handshake initiation. The IKE responder does, right behind its
+        /// last message: the session is up half a round trip earlier for the other side.
         initiate: bool,
     },
     /// A pair of ESP SAs (RFC 4303) in transport mode: selectors are GRE between the two NBMA

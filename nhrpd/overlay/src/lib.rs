@@ -457,7 +457,7 @@ impl Overlay {
                         private_key: keys.private_key,
                         peer_public_key: keys.peer_public_key,
                         preshared_key: keys.preshared_key,
-                        initiate: initiator,
+                        initiate: !initiator,
                     },
                 );
                 self.dirty = true;

@@ -84,7 +84,8 @@ pub struct Sim {
     /// The underlay.
     pub network: Network,
     nodes: Vec<Node>,
-    queue: BTreeMap<(Instant, u64), Happening>,
+    /// What arrives at a moment comes before what is sent at it.
+    queue: BTreeMap<(Instant, bool, u64), Happening>,
     sequence: u64,
     timers: BTreeSet<(Instant, NodeId)>,
     fates: Vec<Fate>,
@@ -205,7 +206,7 @@ impl Sim {
 
     /// The next thing that happens before `end`.
     fn step(&mut self, end: Instant) -> bool {
-        let event = self.queue.first_key_value().map(|(&(at, _), _)| at);
+        let event = self.queue.first_key_value().map(|(&(at, ..), _)| at);
         let timer = self.timers.first().map(|&(at, _)| at);
         let Some(at) = [event, timer].into_iter().flatten().min().filter(|&at| at <= end) else {
             return false;
@@ -228,7 +229,8 @@ impl Sim {
 
     fn schedule(&mut self, at: Instant, happening: Happening) {
         self.sequence += 1;
-        self.queue.insert((at, self.sequence), happening);
+        let departs = matches!(happening, Happening::Flow(_));
+        self.queue.insert((at, departs, self.sequence), happening);
     }
 
     fn clock(&self, id: NodeId) -> Now {

@@ -1,6 +1,6 @@
 //! A model of the userspace data plane: forwarding, redirects, and a session for each peer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,10 @@ use overlay::desired::{Desired, Event, PeerId, Transport};
 
 use super::packet::IpPacket;
 use super::tunnel::{Key, Life, Message, Tunnel};
+
+/// Initiations that wait for their session, and how long.
+const EARLY: usize = 16;
+const EARLY_LIFE: Duration = Duration::from_secs(1);
 
 /// What travels over the underlay.
 #[derive(Debug, Clone)]
@@ -80,6 +84,8 @@ pub(super) struct Plane {
     redirected: Recently<(PeerId, IpAddr, IpAddr)>,
     unknown: Recently<SocketAddr>,
     unroutable: Recently<IpAddr>,
+    /// Initiations whose session is not there yet: IKE's last message was overtaken.
+    early: VecDeque<(Instant, SocketAddr, Key, Message)>,
     pub(super) counters: Counters,
 }
 
@@ -103,6 +109,7 @@ impl Plane {
             redirected: Recently::new(REDIRECT_INTERVAL),
             unknown: Recently::new(UNKNOWN_INTERVAL),
             unroutable: Recently::new(UNROUTABLE_INTERVAL),
+            early: VecDeque::new(),
             counters: Counters::default(),
         }
     }
@@ -137,6 +144,14 @@ impl Plane {
             self.sessions.insert(id, session);
         }
         self.desired = desired.clone();
+        self.early.retain(|(came, ..)| now - *came < EARLY_LIFE);
+        for (came, from, key, message) in std::mem::take(&mut self.early) {
+            if self.by_key.contains_key(&key) {
+                actions.extend(self.receive(now, from, key, message));
+            } else {
+                self.early.push_back((came, from, key, message));
+            }
+        }
         actions
     }
 
@@ -185,6 +200,10 @@ impl Plane {
         let id = self.by_key.get(&key).copied();
         let found = id.and_then(|id| Some((id, self.sessions.get_mut(&id)?)));
         let Some((id, session)) = found else {
+            if let Message::Initiation(_) = message {
+                self.early.truncate(EARLY - 1);
+                self.early.push_front((now, from, key, message));
+            }
             let news = self.unknown.first(now, from);
             return if news { vec![Action::Event(Event::Unknown { from })] } else { Vec::new() };
         };

@@ -1,5 +1,6 @@
 //! From the underlay to the kernel, or to another peer.
 
+use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -19,7 +20,7 @@ use super::icmp;
 use super::ip::{self, Header};
 use super::limit::{Bucket, First, PerSource};
 use super::outbox::Outbox;
-use super::peers::{COOKIE, DATA, INITIATION, Path, RESPONSE};
+use super::peers::{COOKIE, DATA, INITIATION, MESSAGE, Path, RESPONSE};
 use super::socket::Socket;
 use super::{Core, Snapshot};
 
@@ -36,6 +37,10 @@ const ERRORS: u32 = 100;
 /// Handshake messages and IKE messages per second from one address, and at once.
 const HANDSHAKES: (u32, u32) = (100, 200);
 const IKE: (u32, u32) = (200, 400);
+/// Handshake initiations that wait for their session, and how long. A peer sends the first right
+/// behind the last message of IKE: it may be here before the control plane has read that one.
+const EARLY: usize = 16;
+const EARLY_LIFE: Duration = Duration::from_secs(1);
 /// Keys per second that handshakes from unknown endpoints are tried with.
 const TRIALS: u32 = 20_000;
 /// A flow's redirect is said again after this; an indication may get lost.
@@ -51,6 +56,7 @@ pub(crate) fn run(core: &Core) {
     let mut next_tick = Instant::now() + TICK;
     while !core.stopping() {
         let snapshot = core.snapshot.load();
+        ingress.retry_early(&snapshot);
         let timeout = if snapshot.by_index.is_empty() {
             PollTimeout::NONE
         } else {
@@ -102,7 +108,15 @@ struct Ingress<'a> {
     trials: Bucket,
     redirects: First,
     unknown: First,
+    early: VecDeque<Early>,
     errors: Bucket,
+}
+
+/// An initiation that no session knows yet.
+struct Early {
+    came: Instant,
+    from: SocketAddr,
+    message: Vec<u8>,
 }
 
 /// Where a packet came from.
@@ -135,6 +149,7 @@ impl<'a> Ingress<'a> {
             trials: Bucket::new(TRIALS, now),
             redirects: First::new(1024, REDIRECT, 500, now),
             unknown: First::new(256, Duration::from_secs(5), 10, now),
+            early: VecDeque::new(),
             errors: Bucket::new(ERRORS, now),
         }
     }
@@ -218,23 +233,60 @@ impl<'a> Ingress<'a> {
         if !self.handshakes.take(from.ip(), self.now) {
             return Err(Reason::HandshakeRate);
         }
-        let near = snapshot.by_endpoint.get(&from).into_iter().flatten();
-        let mut found = near.into_iter().find(|path| path.session.is_addressed(message));
-        if found.is_none() {
-            for path in snapshot.by_index.values() {
-                if !self.trials.take(TRIALS, TRIALS, self.now) {
-                    return Err(Reason::HandshakeRate);
+        match self.addressee(snapshot, from, message)? {
+            Some(path) => self.open(snapshot, path, from, message),
+            None => {
+                if message.len() == MESSAGE {
+                    self.early.truncate(EARLY - 1);
+                    let message = message.to_vec();
+                    self.early.push_front(Early { came: self.now, from, message });
                 }
-                if path.session.is_addressed(message) {
-                    found = Some(path);
-                    break;
+                self.unknown_session(from)
+            }
+        }
+    }
+
+    fn addressee<'s>(
+        &mut self,
+        snapshot: &'s Snapshot,
+        from: SocketAddr,
+        message: &[u8],
+    ) -> Result<Option<&'s Arc<Path>>, Reason> {
+        let mut near = snapshot.by_endpoint.get(&from).into_iter().flatten();
+        if let Some(path) = near.find(|path| path.session.is_addressed(message)) {
+            return Ok(Some(path));
+        }
+        for path in snapshot.by_index.values() {
+            if !self.trials.take(TRIALS, TRIALS, self.now) {
+                return Err(Reason::HandshakeRate);
+            }
+            if path.session.is_addressed(message) {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The control plane may have made the sessions that some initiations wait for. Only at the
+    /// endpoint that they came from: the keys of all others are not tried a second time.
+    fn retry_early(&mut self, snapshot: &Snapshot) {
+        if self.early.is_empty() {
+            return;
+        }
+        let now = self.now;
+        self.early.retain(|early| now.saturating_duration_since(early.came) < EARLY_LIFE);
+        for early in std::mem::take(&mut self.early) {
+            let mut near = snapshot.by_endpoint.get(&early.from).into_iter().flatten();
+            match near.find(|path| path.session.is_addressed(&early.message)) {
+                None => self.early.push_back(early),
+                Some(path) => {
+                    if let Err(reason) = self.open(snapshot, path, early.from, &early.message) {
+                        self.core.drops.count(reason);
+                    }
                 }
             }
         }
-        match found {
-            Some(path) => self.open(snapshot, path, from, message),
-            None => self.unknown_session(from),
-        }
+        self.outbox.flush();
     }
 
     fn wireguard(

@@ -25,7 +25,7 @@ pub(crate) const DATA: u8 = 4;
 /// Bytes that a data message adds.
 const OVERHEAD: usize = 32;
 /// Room for any message that is not data.
-const MESSAGE: usize = 148;
+pub(crate) const MESSAGE: usize = 148;
 const PADDING: usize = 16;
 /// Packets that wait while a handshake is under way.
 const QUEUE: usize = 64;
