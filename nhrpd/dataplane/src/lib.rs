@@ -1,4 +1,4 @@
-//! What carries the packets: [`userspace`] (TUN, GRE, WireGuard), later `kernel`.
+//! What carries the packets: [`userspace`] (TUN, GRE, ESP, WireGuard), later `kernel`.
 //!
 //! The daemon hands over what should be so ([`overlay::desired::Desired`]) and hears what was
 //! seen ([`overlay::desired::Event`]).
@@ -11,7 +11,7 @@ pub mod underlay;
 pub mod userspace;
 
 pub use error::Error;
-pub use mtu::tunnel_mtu;
+pub use mtu::{Overhead, tunnel_mtu};
 pub use netlink::ROUTE_PROTOCOL;
 pub use probe::probe;
 pub use userspace::{Config, Userspace};

@@ -9,8 +9,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use overlay::desired::{Event, Peer, PeerId};
-use support::{Internet, drops, join, net, pair, star, until};
+use overlay::desired::{EspCipher, Event, Peer, PeerId};
+use support::{Internet, Node, drops, esp_keys, esp_pair, join, join_with, net, pair, star, until};
 
 #[tokio::test]
 async fn packets_pass_and_nhrp_is_told_apart() {
@@ -43,10 +43,7 @@ async fn packets_pass_and_nhrp_is_told_apart() {
 }
 
 /// Large pieces in and out, of both families: what arrives is what was sent.
-#[tokio::test]
-async fn tcp_streams_arrive_unchanged() {
-    let internet = Internet::new();
-    let (a, b, _) = pair(&internet).await;
+fn streams_arrive_unchanged(a: &Node, b: &Node) {
     for address in ["172.16.0.2:7000", "[fd00::2]:7000"] {
         let listener = b.namespace.run(|| TcpListener::bind(address).unwrap());
         let data: Vec<u8> = (0..4_000_000u32).map(|n| (n ^ (n >> 8)) as u8).collect();
@@ -61,6 +58,70 @@ async fn tcp_streams_arrive_unchanged() {
         });
         assert!(received == data, "{address}: {} of {} bytes", received.len(), data.len());
     }
+}
+
+#[tokio::test]
+async fn tcp_streams_arrive_unchanged() {
+    let internet = Internet::new();
+    let (a, b, _) = pair(&internet).await;
+    streams_arrive_unchanged(&a, &b);
+}
+
+#[tokio::test]
+async fn esp_carries_what_wireguard_carries() {
+    for cipher in [EspCipher::Aes128Gcm16, EspCipher::Aes256Gcm16, EspCipher::ChaCha20Poly1305] {
+        let internet = Internet::new();
+        let (a, mut b, id) = esp_pair(&internet, cipher).await;
+        assert_eq!(a.ping("-s 1384 -M do 172.16.0.2", 3), 3);
+        assert_eq!(b.ping("fd00::1", 3), 3);
+        streams_arrive_unchanged(&a, &b);
+        a.plane.send_nhrp(id, b"registration");
+        let nhrp = |event: &Event| matches!(event, Event::Nhrp { .. }).then(|| event.clone());
+        let (from, packet) = (a.endpoint(), b"registration".to_vec());
+        assert_eq!(b.wait(nhrp).await, Event::Nhrp { peer: Some(id), from, packet });
+        assert!(a.plane.counters()[&id].last_rx.is_some());
+        let drops: Vec<_> = drops(&a).into_keys().filter(|n| *n != "no-multicast-member").collect();
+        assert!(drops.is_empty(), "{drops:?}");
+    }
+}
+
+#[tokio::test]
+async fn esp_packets_that_come_before_their_session_wait_for_it() {
+    let internet = Internet::new();
+    let mut a = internet.node(1, |_| {}).await;
+    let mut b = internet.node(2, |_| {}).await;
+    let id = PeerId(1);
+    let [to_b, to_a] = esp_keys(EspCipher::Aes256Gcm16, 5);
+    a.desired.peers.insert(id, Peer::new(b.endpoint(), to_b));
+    b.desired.peers.insert(id, Peer::new(a.endpoint(), to_a));
+    a.apply();
+    a.plane.send_nhrp(id, b"first");
+    a.plane.send_nhrp(id, b"second");
+    let from = a.endpoint();
+    b.wait(|event| (*event == Event::Unknown { from }).then_some(())).await;
+    b.apply();
+    for expected in [b"first".to_vec(), b"second".to_vec()] {
+        let nhrp = |event: &Event| match event {
+            Event::Nhrp { packet, .. } => Some(packet.clone()),
+            _ => None,
+        };
+        assert_eq!(b.wait(nhrp).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_hub_joins_esp_and_wireguard() {
+    let internet = Internet::new();
+    let [mut hub, mut b, c] = star(&internet, |_, _| {}).await;
+    let id = join_with(&mut b, &mut hub, 4, esp_keys(EspCipher::Aes256Gcm16, 4));
+    hub.route("172.16.0.2/32", id);
+    b.route("172.16.0.0/24", id);
+    hub.apply();
+    b.apply();
+    assert_eq!(b.ping("-s 1384 -M do 172.16.0.3", 5), 5);
+    assert_eq!(c.ping("172.16.0.2", 5), 5);
+    let counters = hub.plane.counters()[&id];
+    assert!(counters.forwarded_packets >= 10 && counters.tx_packets >= 10, "{counters:?}");
 }
 
 #[tokio::test]
@@ -239,7 +300,12 @@ async fn a_destination_without_path_is_reported_and_refused() {
 #[tokio::test]
 async fn a_peer_that_moves_is_followed() {
     let internet = Internet::new();
-    let (a, mut b, id) = pair(&internet).await;
+    follow(pair(&internet).await).await;
+    let internet = Internet::new();
+    follow(esp_pair(&internet, EspCipher::Aes256Gcm16).await).await;
+}
+
+async fn follow((a, mut b, id): (Node, Node, PeerId)) {
     a.namespace.ip("addr del 10.9.1.2/24 dev eth0");
     a.namespace.ip("addr add 10.9.1.77/24 dev eth0");
     a.namespace.ip("route replace default via 10.9.1.1");

@@ -12,9 +12,9 @@ use overlay::desired::{Desired, Peer, PeerId, Transport};
 use super::forward::{Entry, Forwarding, Via};
 use super::gre::Headers;
 use super::outbox::Outbox;
-use super::peers::{Path, Session};
+use super::peers::{Path, Protection, Session};
 use super::{Config, Snapshot, UNKNOWN};
-use crate::tunnel_mtu;
+use crate::{Overhead, tunnel_mtu};
 
 /// What the control plane knows; the packet threads never wait for it.
 pub(crate) struct Control {
@@ -49,13 +49,12 @@ impl Control {
         self.underlay_mtu = mtu;
     }
 
-    fn mtu_towards(&self, config: &Config, endpoint: IpAddr) -> u16 {
-        tunnel_mtu(self.underlay_mtu, endpoint, config.key.is_some(), config.clear)
-    }
-
-    /// MTU of the tunnel device.
+    /// MTU of the tunnel device: what fits whatever protection the peers agree on.
     pub(crate) fn device_mtu(&self, config: &Config) -> u16 {
-        config.mtu.unwrap_or_else(|| self.mtu_towards(config, self.source.unwrap_or(UNKNOWN)))
+        let overhead = if config.clear { Overhead::Clear } else { Overhead::WireGuard };
+        let endpoint = self.source.unwrap_or(UNKNOWN);
+        let fits = || tunnel_mtu(self.underlay_mtu, endpoint, config.key.is_some(), overhead);
+        config.mtu.unwrap_or_else(fits)
     }
 
     /// Takes the desired state over; `false` when it is the same.
@@ -94,13 +93,17 @@ impl Control {
     }
 
     fn add_session(&mut self, config: &Config, id: PeerId, peer: &Peer) {
-        let taken: BTreeSet<u32> = self.sessions.values().filter_map(|s| s.index).collect();
+        let index = |session: &Arc<Session>| match session.protection {
+            Protection::WireGuard { index, .. } => Some(index),
+            _ => None,
+        };
+        let taken: BTreeSet<u32> = self.sessions.values().filter_map(index).collect();
         let index = std::iter::repeat_with(|| rand::random::<u32>() >> 8)
             .find(|index| !taken.contains(index))
             .unwrap_or_default();
         let session = Session::new(id, peer, index, config.keepalive, Instant::now());
         let Some(session) = session.map(Arc::new) else {
-            return tracing::error!("peer {}: this data plane carries no ESP", id.0);
+            return tracing::error!("peer {}: this data plane carries no such ESP", id.0);
         };
         self.fresh.push(session.clone());
         self.sessions.insert(id, session);
@@ -120,11 +123,17 @@ impl Control {
             None if remote.is_ipv4() => UNKNOWN,
             None => Ipv6Addr::UNSPECIFIED.into(),
         };
+        // WireGuard carries IP only; ESP in transport mode needs no second header.
+        let (outer, overhead) = match session.protection {
+            Protection::Clear => (None, Overhead::Clear),
+            Protection::Esp { .. } => (None, Overhead::Esp),
+            Protection::WireGuard { .. } => (Some((source, remote)), Overhead::WireGuard),
+        };
         let sources = self.desired.sources.get(&session.id);
         Arc::new(Path {
             session: session.clone(),
-            headers: Headers::new((!config.clear).then_some((source, remote)), config.key),
-            mtu: self.mtu_towards(config, remote),
+            headers: Headers::new(outer, config.key),
+            mtu: tunnel_mtu(self.underlay_mtu, remote, config.key.is_some(), overhead),
             sources: sources.map(|sources| sources.iter().copied().collect()),
         })
     }
@@ -151,20 +160,28 @@ impl Control {
         }
         let multicast = self.desired.multicast.iter().filter_map(|id| paths.get(id).cloned());
         let mut by_index = BTreeMap::new();
+        let mut by_spi = BTreeMap::new();
         let mut by_endpoint = BTreeMap::<_, Vec<_>>::new();
         let mut by_address = BTreeMap::new();
         for (id, path) in &paths {
             let Some(peer) = self.desired.peers.get(id) else { continue };
-            if let Some(index) = path.session.index {
-                by_index.insert(index, path.clone());
-                by_endpoint.entry(peer.endpoint).or_default().push(path.clone());
-            } else {
-                by_address.insert(peer.endpoint.ip(), path.clone());
+            match path.session.protection {
+                Protection::WireGuard { index, .. } => {
+                    by_index.insert(index, path.clone());
+                    by_endpoint.entry(peer.endpoint).or_default().push(path.clone());
+                }
+                Protection::Esp { spi, .. } => {
+                    by_spi.insert(spi, path.clone());
+                }
+                Protection::Clear => {
+                    by_address.insert(peer.endpoint.ip(), path.clone());
+                }
             }
         }
         Snapshot {
             forwarding,
             by_index,
+            by_spi,
             by_endpoint,
             by_address,
             multicast: multicast.collect(),

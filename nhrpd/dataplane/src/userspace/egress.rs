@@ -125,25 +125,26 @@ impl<'a> Egress<'a> {
     }
 
     fn send(&mut self, path: &Arc<Path>, packet: &[u8], segments: &Segments) {
-        let begin = path.headers.len();
-        if path.room(segments.longest()) > self.scratch.len() {
+        let mut sender = path.sender(&mut self.outbox);
+        let longest = segments.longest();
+        if sender.room(longest) > self.scratch.len() {
             return self.core.drops.count(Reason::TooBig);
         }
         let protocol = Protocol::of(packet);
         let mut bytes = 0;
-        let mut state = path.session.lock();
         for index in 0..segments.count() {
-            let len = segments.write(index, packet, &mut self.scratch[begin..]);
-            let plain = path.wrap(&mut self.scratch, protocol, len);
-            if let Err(reason) = state.seal(&self.scratch[..plain], &mut self.outbox) {
-                let left = (segments.count() - index) as u64;
-                path.session.counters.dropped(left);
-                path.session.counters.sent(index as u64, bytes);
-                return self.core.drops.add(reason, left);
+            let write = |room: &mut [u8]| segments.write(index, packet, room);
+            match sender.send(protocol, longest, &mut self.scratch, write) {
+                Ok(len) => bytes += len as u64,
+                Err(reason) => {
+                    let left = (segments.count() - index) as u64;
+                    path.session.counters.dropped(left);
+                    path.session.counters.sent(index as u64, bytes);
+                    return self.core.drops.add(reason, left);
+                }
             }
-            bytes += len as u64;
         }
-        drop(state);
+        drop(sender);
         path.session.counters.sent(segments.count() as u64, bytes);
     }
 

@@ -20,7 +20,7 @@ use super::icmp;
 use super::ip::{self, Header};
 use super::limit::{Bucket, First, PerSource};
 use super::outbox::Outbox;
-use super::peers::{COOKIE, DATA, INITIATION, MESSAGE, Path, RESPONSE};
+use super::peers::{COOKIE, DATA, INITIATION, MESSAGE, Path, Protection, RESPONSE};
 use super::socket::Socket;
 use super::{Core, Snapshot};
 
@@ -37,8 +37,9 @@ const ERRORS: u32 = 100;
 /// Handshake messages and IKE messages per second from one address, and at once.
 const HANDSHAKES: (u32, u32) = (100, 200);
 const IKE: (u32, u32) = (200, 400);
-/// Handshake initiations that wait for their session, and how long. A peer sends the first right
-/// behind the last message of IKE: it may be here before the control plane has read that one.
+/// Handshake initiations and ESP packets that wait for their session, and how long. A peer sends
+/// the first right behind the last message of IKE: it may be here before the control plane has
+/// read that one.
 const EARLY: usize = 16;
 const EARLY_LIFE: Duration = Duration::from_secs(1);
 /// Keys per second that handshakes from unknown endpoints are tried with.
@@ -57,7 +58,7 @@ pub(crate) fn run(core: &Core) {
     while !core.stopping() {
         let snapshot = core.snapshot.load();
         ingress.retry_early(&snapshot);
-        let timeout = if snapshot.by_index.is_empty() {
+        let timeout = if core.config.clear || snapshot.paths.is_empty() {
             PollTimeout::NONE
         } else {
             let left = next_tick.saturating_duration_since(Instant::now());
@@ -112,7 +113,7 @@ struct Ingress<'a> {
     errors: Bucket,
 }
 
-/// An initiation that no session knows yet.
+/// A message that no session knows yet.
 struct Early {
     came: Instant,
     from: SocketAddr,
@@ -187,10 +188,8 @@ impl<'a> Ingress<'a> {
 
     fn tick(&mut self) {
         let snapshot = self.core.snapshot.load();
-        for path in snapshot.by_index.values() {
-            let mut state = path.session.lock();
-            state.tick(self.now, &mut self.outbox);
-            state.report(path.session.id, |event| self.core.event(event));
+        for path in snapshot.paths.values() {
+            path.session.tick(self.now, &mut self.outbox, |event| self.core.event(event));
         }
         self.outbox.flush();
     }
@@ -205,6 +204,7 @@ impl<'a> Ingress<'a> {
             }
             // RFC 3948 §2.3: NAT keepalive.
             [0xff] => Ok(()),
+            &[a, b, c, d, _, ..] => self.esp(snapshot, [a, b, c, d], from, datagram),
             _ => Err(Reason::UnknownDatagram),
         };
         if let Err(reason) = result {
@@ -237,9 +237,7 @@ impl<'a> Ingress<'a> {
             Some(path) => self.open(snapshot, path, from, message),
             None => {
                 if message.len() == MESSAGE {
-                    self.early.truncate(EARLY - 1);
-                    let message = message.to_vec();
-                    self.early.push_front(Early { came: self.now, from, message });
+                    self.keep_early(from, message);
                 }
                 self.unknown_session(from)
             }
@@ -267,18 +265,28 @@ impl<'a> Ingress<'a> {
         Ok(None)
     }
 
-    /// The control plane may have made the sessions that some initiations wait for. Only at the
-    /// endpoint that they came from: the keys of all others are not tried a second time.
+    /// The control plane may have made the sessions that some messages wait for. Initiations only
+    /// at the endpoint that they came from: the keys of all others are not tried a second time.
     fn retry_early(&mut self, snapshot: &Snapshot) {
         if self.early.is_empty() {
             return;
         }
         let now = self.now;
         self.early.retain(|early| now.saturating_duration_since(early.came) < EARLY_LIFE);
-        for early in std::mem::take(&mut self.early) {
-            let mut near = snapshot.by_endpoint.get(&early.from).into_iter().flatten();
-            match near.find(|path| path.session.is_addressed(&early.message)) {
-                None => self.early.push_back(early),
+        // The newest is in front.
+        for early in std::mem::take(&mut self.early).into_iter().rev() {
+            let found = match early.message[..] {
+                [INITIATION, 0, 0, 0, ..] => {
+                    let near = snapshot.by_endpoint.get(&early.from);
+                    near.into_iter()
+                        .flatten()
+                        .find(|path| path.session.is_addressed(&early.message))
+                }
+                [a, b, c, d, ..] => snapshot.by_spi.get(&u32::from_be_bytes([a, b, c, d])),
+                _ => None,
+            };
+            match found {
+                None => self.early.push_front(early),
                 Some(path) => {
                     if let Err(reason) = self.open(snapshot, path, early.from, &early.message) {
                         self.core.drops.count(reason);
@@ -308,6 +316,27 @@ impl<'a> Ingress<'a> {
         }
     }
 
+    fn esp(
+        &mut self,
+        snapshot: &Snapshot,
+        spi: [u8; 4],
+        from: SocketAddr,
+        packet: &[u8],
+    ) -> Result<(), Reason> {
+        match snapshot.by_spi.get(&u32::from_be_bytes(spi)) {
+            Some(path) => self.open(snapshot, path, from, packet),
+            None => {
+                self.keep_early(from, packet);
+                self.unknown_session(from)
+            }
+        }
+    }
+
+    fn keep_early(&mut self, from: SocketAddr, message: &[u8]) {
+        self.early.truncate(EARLY - 1);
+        self.early.push_front(Early { came: self.now, from, message: message.to_vec() });
+    }
+
     fn unknown_session(&mut self, from: SocketAddr) -> Result<(), Reason> {
         if self.unknown.pass(from, self.now) {
             self.core.event(Event::Unknown { from });
@@ -323,20 +352,21 @@ impl<'a> Ingress<'a> {
         message: &[u8],
     ) -> Result<(), Reason> {
         let session = &path.session;
-        let mut state = session.lock();
         let out = &mut self.scratch[HEADROOM..];
-        let result = state.receive(from, message, out, &mut self.outbox);
-        if state.has_news() {
-            state.report(session.id, |event| self.core.event(event));
-        }
-        drop(state);
-        let len = result.inspect_err(|_| session.counters.dropped(1))?;
+        let report = |event| self.core.event(event);
+        let len = session
+            .open(from, message, out, &mut self.outbox, report)
+            .inspect_err(|_| session.counters.dropped(1))?;
         session.counters.heard(self.core.start, self.now);
         if len == 0 {
             return Ok(());
         }
         let origin = Origin { path: Some(path), from };
-        let result = gre::inside(&self.scratch[HEADROOM..HEADROOM + len]).and_then(|range| {
+        let range = match session.protection {
+            Protection::Esp { .. } => Ok(0..len),
+            _ => gre::inside(&self.scratch[HEADROOM..HEADROOM + len]),
+        };
+        let result = range.and_then(|range| {
             self.gre(snapshot, origin, range.start + HEADROOM..range.end + HEADROOM)
         });
         result.inspect_err(|_| origin.dropped())
@@ -428,9 +458,8 @@ impl<'a> Ingress<'a> {
         }
         via.packets.fetch_add(1, Relaxed);
         let begin = range.start - path.headers.len();
-        let len = path.wrap(&mut self.scratch[begin..], protocol, range.len());
-        let plain = &self.scratch[begin..begin + len];
-        path.session.lock().seal(plain, &mut self.outbox)?;
+        let buffer = &mut self.scratch[begin..];
+        path.sender(&mut self.outbox).send_from(protocol, buffer, range.len())?;
         path.session.counters.sent(1, range.len() as u64);
         if let Some(from) = origin.path {
             from.session.counters.forwarded();

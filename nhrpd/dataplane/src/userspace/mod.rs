@@ -1,5 +1,5 @@
-//! The userspace data plane: a TUN device, GRE of our own, and WireGuard sessions, on any Linux
-//! that has `/dev/net/tun`.
+//! The userspace data plane: a TUN device, GRE of our own, and ESP or WireGuard sessions, on any
+//! Linux that has `/dev/net/tun`.
 //!
 //! ```text
 //!   kernel ── TUN ──▶ egress thread ──▶ look up ── GRE ── seal ──▶ UDP ──▶ underlay
@@ -15,6 +15,7 @@ mod coalesce;
 mod control;
 mod counters;
 mod egress;
+mod esp;
 mod forward;
 mod gre;
 mod icmp;
@@ -131,7 +132,9 @@ pub(crate) struct Snapshot {
     pub paths: BTreeMap<PeerId, Arc<Path>>,
     /// WireGuard sessions by the upper 24 bits of their receiver indexes.
     pub by_index: BTreeMap<u32, Arc<Path>>,
-    /// The same by the endpoints that the control plane knows; several while keys are renewed.
+    /// ESP sessions by the SPIs of their inbound SAs.
+    pub by_spi: BTreeMap<u32, Arc<Path>>,
+    /// WireGuard sessions by the endpoints that the control plane knows; several while keys are renewed.
     pub by_endpoint: BTreeMap<SocketAddr, Vec<Arc<Path>>>,
     /// Clear paths by NBMA address.
     pub by_address: BTreeMap<IpAddr, Arc<Path>>,
@@ -320,7 +323,7 @@ impl Userspace {
             return core.drops.count(Reason::UnknownPeer);
         };
         let mut outbox = Outbox::small(core.sockets.clone(), core.drops.clone());
-        let mut scratch = vec![0; path.room(packet.len())];
+        let mut scratch = vec![0; packet.len() + 64];
         if let Err(reason) = path.send(Protocol::Nhrp, packet, &mut scratch, &mut outbox) {
             core.drops.count(reason);
         }

@@ -1,4 +1,4 @@
-//! Paths to peers: a WireGuard session each, or GRE in clear.
+//! Paths to peers: a pair of ESP SAs or a WireGuard session each, or GRE in clear.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,9 +10,10 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use ipnet::IpNet;
-use overlay::desired::{Event, Peer, PeerId, Transport};
+use overlay::desired::{Esp, Event, Peer, PeerId, Transport};
 
 use super::counters::{PathCounters, Reason};
+use super::esp::{self, Opener, Sealer};
 use super::gre::{Headers, Protocol};
 use super::outbox::Outbox;
 
@@ -51,22 +52,15 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    /// Room that [`Self::wrap`] needs for a payload.
-    pub(crate) fn room(&self, payload_len: usize) -> usize {
-        (self.headers.len() + payload_len).next_multiple_of(PADDING)
-    }
-
-    /// Puts the headers before the payload that begins at `headers.len()`, and the padding
-    /// after it; the length of all.
-    pub(crate) fn wrap(&self, buffer: &mut [u8], protocol: Protocol, payload_len: usize) -> usize {
-        self.headers.write(buffer, protocol, payload_len);
-        let len = self.headers.len() + payload_len;
-        if self.session.index.is_none() {
-            return len;
-        }
-        let padded = len.next_multiple_of(PADDING);
-        buffer[len..padded].fill(0);
-        padded
+    /// Begins a batch.
+    pub(crate) fn sender<'a>(&'a self, outbox: &'a mut Outbox) -> Sender<'a> {
+        let state = self.session.lock();
+        let way = match &self.session.protection {
+            Protection::Clear => Way::Clear(state.endpoint),
+            Protection::Esp { sealer, .. } => Way::Esp(sealer, state.endpoint),
+            Protection::WireGuard { .. } => Way::WireGuard(state),
+        };
+        Sender { headers: &self.headers, way, outbox }
     }
 
     /// Sends one inner packet.
@@ -77,23 +71,111 @@ impl Path {
         scratch: &mut [u8],
         outbox: &mut Outbox,
     ) -> Result<(), Reason> {
-        let begin = self.headers.len();
-        scratch[begin..begin + packet.len()].copy_from_slice(packet);
-        let len = self.wrap(scratch, protocol, packet.len());
-        self.session.lock().seal(&scratch[..len], outbox)?;
+        self.sender(outbox).send(protocol, packet.len(), scratch, |room| {
+            room[..packet.len()].copy_from_slice(packet);
+            packet.len()
+        })?;
         self.session.counters.sent(1, packet.len() as u64);
         Ok(())
+    }
+}
+
+/// Packets of one batch on their way to one peer.
+pub(crate) struct Sender<'a> {
+    headers: &'a Headers,
+    way: Way<'a>,
+    outbox: &'a mut Outbox,
+}
+
+enum Way<'a> {
+    Clear(SocketAddr),
+    Esp(&'a Sealer, SocketAddr),
+    WireGuard(MutexGuard<'a, State>),
+}
+
+impl Sender<'_> {
+    /// Room that [`Self::send`] needs in `scratch` for a payload of this length.
+    pub(crate) fn room(&self, payload_len: usize) -> usize {
+        (self.headers.len() + payload_len).next_multiple_of(PADDING)
+    }
+
+    /// Sends the inner packet that `fill` writes, at most `longest` bytes; its length. It is
+    /// written where it is sealed, but for WireGuard, which seals from `scratch`.
+    pub(crate) fn send(
+        &mut self,
+        protocol: Protocol,
+        longest: usize,
+        scratch: &mut [u8],
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, Reason> {
+        let begin = self.headers.len();
+        let (front, back) = match self.way {
+            Way::Clear(_) => (0, 0),
+            Way::Esp(..) => (esp::FRONT, esp::BACK),
+            Way::WireGuard(_) => {
+                let len = fill(&mut scratch[begin..begin + longest]);
+                self.send_from(protocol, scratch, len)?;
+                return Ok(len);
+            }
+        };
+        let slot = self.outbox.slot(front + begin + longest + back);
+        let len = fill(&mut slot[front + begin..][..longest]);
+        self.headers.write(&mut slot[front..], protocol, len);
+        let (to, total) = match self.way {
+            Way::Esp(sealer, to) => (to, sealer.seal(slot, begin + len)?),
+            Way::Clear(to) => (to, begin + len),
+            Way::WireGuard(_) => return Err(Reason::NoSession),
+        };
+        self.outbox.commit(to, total);
+        Ok(len)
+    }
+
+    /// Sends the inner packet of `len` bytes that begins at `headers.len()` of `buffer`, which
+    /// has [`Self::room`] for it.
+    pub(crate) fn send_from(
+        &mut self,
+        protocol: Protocol,
+        buffer: &mut [u8],
+        len: usize,
+    ) -> Result<(), Reason> {
+        let begin = self.headers.len();
+        let Way::WireGuard(state) = &mut self.way else {
+            return self
+                .send(protocol, len, &mut [], |room| {
+                    room.copy_from_slice(&buffer[begin..begin + len]);
+                    len
+                })
+                .map(drop);
+        };
+        self.headers.write(buffer, protocol, len);
+        let padded = (begin + len).next_multiple_of(PADDING);
+        buffer[begin + len..padded].fill(0);
+        state.seal(&buffer[..padded], self.outbox)
     }
 }
 
 /// What lives as long as the path's keys.
 pub(crate) struct Session {
     pub id: PeerId,
-    /// The upper 24 bits of its receiver indexes; `None` in clear.
-    pub index: Option<u32>,
+    pub protection: Protection,
     pub counters: PathCounters,
-    mac1: Option<RateLimiter>,
     state: Mutex<State>,
+}
+
+/// What tells a session's packets from others', and what needs no lock.
+pub(crate) enum Protection {
+    Clear,
+    WireGuard {
+        /// The upper 24 bits of its receiver indexes.
+        index: u32,
+        mac1: Box<RateLimiter>,
+    },
+    Esp {
+        /// SPI of the inbound SA.
+        spi: u32,
+        sealer: Sealer,
+        opener: Box<Opener>,
+    },
 }
 
 impl std::fmt::Debug for Session {
@@ -107,6 +189,10 @@ pub(crate) struct State {
     endpoint: SocketAddr,
     reported_endpoint: SocketAddr,
     tunnel: Option<Tunnel>,
+    /// ESP: the control plane was asked for a successor.
+    expiring: bool,
+    /// ESP: packets sent when the last keepalive was due, and when the next one is.
+    keepalive: Option<(Duration, Instant, u64)>,
 }
 
 struct Tunnel {
@@ -133,8 +219,8 @@ enum Life {
 }
 
 impl Session {
-    /// A session with the keys of `peer`; `None` for ESP, which is not spoken here. `index` is 24 bits, unique and unpredictable;
-    /// `keepalive` in seconds.
+    /// A session with the keys of `peer`; `None` where it asks for a kind of ESP that is not
+    /// spoken here. `index` is 24 bits, unique and unpredictable; `keepalive` in seconds.
     pub(crate) fn new(
         id: PeerId,
         peer: &Peer,
@@ -142,11 +228,12 @@ impl Session {
         keepalive: Option<u16>,
         now: Instant,
     ) -> Option<Self> {
-        let (index, mac1, tunnel) = match &peer.transport {
-            Transport::Clear => (None, None, None),
+        let mut tunnel = None;
+        let protection = match &peer.transport {
+            Transport::Clear => Protection::Clear,
             Transport::WireGuard { private_key, peer_public_key, preshared_key, initiate } => {
                 let private = StaticSecret::from(**private_key);
-                let public = PublicKey::from(&private);
+                let mac1 = Box::new(RateLimiter::new(&PublicKey::from(&private), u64::MAX));
                 let tunn = Tunn::new(
                     private,
                     PublicKey::from(*peer_public_key),
@@ -155,7 +242,7 @@ impl Session {
                     index,
                     None,
                 );
-                let tunnel = Tunnel {
+                tunnel = Some(Tunnel {
                     tunn: Box::new(tunn),
                     initiate: *initiate,
                     created: now,
@@ -166,19 +253,31 @@ impl Session {
                     retry_at: now + FIRST_RETRY,
                     retry_after: FIRST_RETRY,
                     queue: VecDeque::new(),
-                };
-                (Some(index), Some(RateLimiter::new(&public, u64::MAX)), Some(tunnel))
+                });
+                Protection::WireGuard { index, mac1 }
+            }
+            Transport::Esp(Esp { cipher, esn, encapsulated: true, inbound, outbound }) => {
+                Protection::Esp {
+                    spi: inbound.spi,
+                    sealer: Sealer::new(*cipher, *esn, outbound)?,
+                    opener: Box::new(Opener::new(*cipher, *esn, inbound)?),
+                }
             }
             Transport::Esp(_) => return None,
         };
+        let keepalive = keepalive
+            .filter(|_| matches!(protection, Protection::Esp { .. }))
+            .map(|seconds| Duration::from_secs(seconds.into()));
         let endpoint = peer.endpoint;
-        Some(Self {
-            id,
-            index,
-            counters: PathCounters::default(),
-            mac1,
-            state: Mutex::new(State { endpoint, reported_endpoint: endpoint, tunnel }),
-        })
+        let state = State {
+            endpoint,
+            reported_endpoint: endpoint,
+            tunnel,
+            expiring: false,
+            keepalive: keepalive.map(|interval| (interval, now + interval, 0)),
+        };
+        let counters = PathCounters::default();
+        Some(Self { id, protection, counters, state: Mutex::new(state) })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -188,7 +287,60 @@ impl Session {
     /// Whether a handshake message was made by somebody who knows our public key, which only
     /// this peer does.
     pub(crate) fn is_addressed(&self, message: &[u8]) -> bool {
-        self.mac1.as_ref().is_some_and(|mac1| mac1.verify_packet(None, message, &mut []).is_ok())
+        let Protection::WireGuard { mac1, .. } = &self.protection else { return false };
+        mac1.verify_packet(None, message, &mut []).is_ok()
+    }
+
+    /// Opens a message of the peer into `out`, which must be as long as it. The length of the
+    /// packet inside; 0 = none.
+    pub(crate) fn open(
+        &self,
+        from: SocketAddr,
+        message: &[u8],
+        out: &mut [u8],
+        outbox: &mut Outbox,
+        report: impl FnMut(Event) -> bool,
+    ) -> Result<usize, Reason> {
+        let (result, mut state) = match &self.protection {
+            Protection::Esp { opener, .. } => {
+                let result = opener.open(message, out);
+                let mut state = self.lock();
+                if result.is_ok() {
+                    // RFC 7296 §2.23: the address follows authenticated packets.
+                    state.endpoint = from;
+                }
+                (result, state)
+            }
+            _ => {
+                let mut state = self.lock();
+                (state.receive(from, message, out, outbox), state)
+            }
+        };
+        if state.has_news() {
+            state.report(self.id, report);
+        }
+        result
+    }
+
+    /// Runs what is due; to be called every 250 ms or so.
+    pub(crate) fn tick(
+        &self,
+        now: Instant,
+        outbox: &mut Outbox,
+        mut report: impl FnMut(Event) -> bool,
+    ) {
+        let mut state = self.lock();
+        match &self.protection {
+            Protection::Clear => return,
+            Protection::WireGuard { .. } => state.tick(now, outbox),
+            Protection::Esp { sealer, .. } => {
+                state.keep_alive(now, self.counters.read().tx_packets, outbox);
+                if sealer.is_expiring() && !state.expiring {
+                    state.expiring = report(Event::Expiring { peer: self.id });
+                }
+            }
+        }
+        state.report(self.id, report);
     }
 }
 
@@ -199,13 +351,9 @@ impl State {
         self.reported_endpoint = endpoint;
     }
 
-    /// Sends what [`Path::wrap`] made: sealed, or later when a handshake is done.
-    pub(crate) fn seal(&mut self, plain: &[u8], outbox: &mut Outbox) -> Result<(), Reason> {
-        let Some(tunnel) = &mut self.tunnel else {
-            outbox.slot(plain.len()).copy_from_slice(plain);
-            outbox.commit(self.endpoint, plain.len());
-            return Ok(());
-        };
+    /// Sends a padded packet through WireGuard: sealed, or later when a handshake is done.
+    fn seal(&mut self, plain: &[u8], outbox: &mut Outbox) -> Result<(), Reason> {
+        let tunnel = self.tunnel.as_mut().ok_or(Reason::NoSession)?;
         if !tunnel.ready {
             if tunnel.queue.len() == QUEUE {
                 return Err(Reason::NoSession);
@@ -232,7 +380,7 @@ impl State {
 
     /// Opens a WireGuard message into `out`, which must be as long as it. The length of the
     /// packet inside; 0 = none.
-    pub(crate) fn receive(
+    fn receive(
         &mut self,
         from: SocketAddr,
         message: &[u8],
@@ -280,8 +428,21 @@ impl State {
         Ok(len)
     }
 
-    /// Runs what WireGuard's timers ask for; to be called every 250 ms or so.
-    pub(crate) fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
+    /// A NAT keepalive (RFC 3948 §2.3) where nothing else was sent.
+    fn keep_alive(&mut self, now: Instant, sent: u64, outbox: &mut Outbox) {
+        let Some((interval, due, before)) = &mut self.keepalive else { return };
+        if now < *due {
+            return;
+        }
+        if sent == *before {
+            outbox.slot(1)[0] = 0xff;
+            outbox.commit(self.endpoint, 1);
+        }
+        (*due, *before) = (now + *interval, sent);
+    }
+
+    /// Runs what WireGuard's timers ask for.
+    fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
         let Some(tunnel) = &mut self.tunnel else { return };
         let idle_too_long = match tunnel.tunn.update_timers(outbox.slot(MESSAGE)) {
             TunnResult::WriteToNetwork(message) => {
@@ -314,7 +475,7 @@ impl State {
     }
 
     /// Tells the control plane what it does not know yet; `send` says whether it was taken.
-    pub(crate) fn report(&mut self, peer: PeerId, mut send: impl FnMut(Event) -> bool) {
+    fn report(&mut self, peer: PeerId, mut send: impl FnMut(Event) -> bool) {
         if let Some(tunnel) = &mut self.tunnel
             && tunnel.life != tunnel.reported
         {
@@ -334,7 +495,7 @@ impl State {
     }
 
     /// Whether [`Self::report`] has something to say.
-    pub(crate) fn has_news(&self) -> bool {
+    fn has_news(&self) -> bool {
         self.endpoint != self.reported_endpoint
             || self.tunnel.as_ref().is_some_and(|tunnel| tunnel.life != tunnel.reported)
     }

@@ -12,7 +12,7 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use dataplane::{Config, Userspace};
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns, unshare};
-use overlay::desired::{Desired, Event, Hop, Peer, PeerId, Transport};
+use overlay::desired::{Desired, Esp, EspCipher, EspKeys, Event, Hop, Peer, PeerId, Transport};
 use tokio::sync::mpsc;
 
 /// Long enough for a loaded machine; a test that waits so long has failed.
@@ -249,13 +249,32 @@ pub fn keys(seed: u8) -> [Transport; 2] {
     })
 }
 
+/// ESP keys for both ends.
+pub fn esp_keys(cipher: EspCipher, seed: u8) -> [Transport; 2] {
+    let length = if cipher == EspCipher::Aes128Gcm16 { 16 + 4 } else { 32 + 4 };
+    let [a, b] = [seed, !seed].map(|seed| EspKeys {
+        spi: u32::from_be_bytes([seed, 1, 2, 3]),
+        encryption: vec![seed; length].into(),
+        integrity: Vec::new().into(),
+    });
+    [(&a, &b), (&b, &a)].map(|(inbound, outbound)| {
+        let (inbound, outbound) = (inbound.clone(), outbound.clone());
+        Transport::Esp(Esp { cipher, esn: true, encapsulated: true, inbound, outbound })
+    })
+}
+
 /// Makes `a` and `b` peers under one id; `a` initiates.
 pub fn join(a: &mut Node, b: &mut Node, id: u32) -> PeerId {
-    let id = PeerId(id);
-    let [to_b, to_a] = match a.config.clear {
+    let keys = match a.config.clear {
         true => [Transport::Clear, Transport::Clear],
-        false => keys(id.0 as u8),
+        false => keys(id as u8),
     };
+    join_with(a, b, id, keys)
+}
+
+/// The same with these keys.
+pub fn join_with(a: &mut Node, b: &mut Node, id: u32, [to_b, to_a]: [Transport; 2]) -> PeerId {
+    let id = PeerId(id);
     a.desired.peers.insert(id, Peer::new(b.endpoint(), to_b));
     b.desired.peers.insert(id, Peer::new(a.endpoint(), to_a));
     b.apply();
@@ -275,6 +294,19 @@ pub async fn pair(internet: &Internet) -> (Node, Node, PeerId) {
     }
     a.wait_up(id).await;
     b.wait_up(id).await;
+    (a, b, id)
+}
+
+/// Two nodes with ESP between them, and each other's tunnel addresses routed.
+pub async fn esp_pair(internet: &Internet, cipher: EspCipher) -> (Node, Node, PeerId) {
+    let mut a = internet.node(1, |_| {}).await;
+    let mut b = internet.node(2, |_| {}).await;
+    let id = join_with(&mut a, &mut b, 1, esp_keys(cipher, 77));
+    for node in [&mut a, &mut b] {
+        node.route("172.16.0.0/24", id);
+        node.route("fd00::/64", id);
+        node.apply();
+    }
     (a, b, id)
 }
 
