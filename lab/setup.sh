@@ -9,6 +9,10 @@ give_up() {
     exit 1
 }
 
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+apt_update() { as_root apt-get update -q || say "apt-get update failed; trying with what is known"; }
+
 # packages PROGRAM:PACKAGES:WHY…  installs the Debian packages whose program is missing.
 packages() {
     local entry program rest missing=()
@@ -23,14 +27,11 @@ packages() {
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null ||
         give_up "this is no Debian; install the equivalents of: ${missing[*]}"
-    local as_root=()
-    if [ "$(id -u)" != 0 ]; then
-        command -v sudo >/dev/null || give_up "ask root to run: apt-get install ${missing[*]}"
-        as_root=(sudo)
-    fi
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
+        give_up "ask root to run: apt-get install ${missing[*]}"
     say "installing Debian packages: ${missing[*]}"
-    "${as_root[@]}" apt-get update -q || say "apt-get update failed; trying with what is known"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt_update
+    as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -q --no-install-recommends "${missing[@]}" ||
         give_up "could not install: ${missing[*]}"
 }
@@ -50,4 +51,8 @@ needs_of_the_lab() {
     fi
     { true <>/dev/net/tun; } 2>/dev/null ||
         give_up "cannot open /dev/net/tun, which the userspace data plane needs; as root: modprobe tun; chmod 666 /dev/net/tun"
+}
+
+needs_of_the_machine() {
+    packages "qemu-system-x86_64:qemu-system-x86:runs Debian's kernel, for what this machine's own lacks"
 }

@@ -28,6 +28,7 @@ pub mod ping;
 mod process;
 pub mod state;
 mod topology;
+pub mod vm;
 
 use std::path::PathBuf;
 

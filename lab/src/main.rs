@@ -2,14 +2,16 @@
 
 mod demo;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use lab::cli::{Action, Arguments};
-use lab::{Error, Lab, Topology, capture, decode, state};
+use lab::cli::{Action, Arguments, Vm};
+use lab::{Error, Lab, Topology, capture, decode, state, vm};
 
 fn main() -> ExitCode {
     let Arguments { name, action } = Arguments::parse();
@@ -21,6 +23,14 @@ fn main() -> ExitCode {
         Action::List => list(),
         Action::Exec { node, command } => exec(name, &node, &command),
         Action::Capture { link, file } => record(name, &link, &file),
+        Action::Vm(Vm::Prepare) => vm::prepare(),
+        Action::Vm(Vm::Run { timeout, memory, cpus, write, command }) => {
+            let timeout = Duration::from_secs(timeout);
+            match machine(timeout, memory, cpus, &write, command) {
+                Ok(status) => return ExitCode::from(status),
+                Err(error) => Err(error),
+            }
+        }
         Action::Sniff { device } => capture::sniff(&device)
             .map_err(|source| Error::Io { what: format!("record {device}"), source }),
     };
@@ -31,6 +41,22 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn machine(
+    timeout: Duration,
+    memory: u32,
+    cpus: u32,
+    write: &[PathBuf],
+    command: Vec<OsString>,
+) -> Result<u8, Error> {
+    let absolute = |folder: &PathBuf| {
+        std::path::absolute(folder)
+            .and_then(|folder| folder.canonicalize())
+            .map_err(|source| Error::Io { what: format!("find {}", folder.display()), source })
+    };
+    let writable = write.iter().map(absolute).collect::<Result<_, _>>()?;
+    vm::Machine { command, timeout, memory, cpus, writable }.run()
 }
 
 fn up(name: Option<&str>, file: &std::path::Path) -> Result<(), Error> {

@@ -123,7 +123,8 @@ pub(crate) fn missing_program(program: &str) -> Error {
         "ip" | "tc" => "iproute2",
         "nft" => "nftables",
         "ping" => "iputils-ping",
-        "nsenter" | "unshare" | "setsid" => "util-linux",
+        "qemu-system-x86_64" => "qemu-system-x86",
+        "nsenter" | "unshare" | "setsid" | "setpriv" => "util-linux",
         other => other,
     };
     Error::Missing {
