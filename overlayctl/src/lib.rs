@@ -1,5 +1,6 @@
 //! `overlayctl`: what a running `nhrpd` knows, a small CA, and the way over from other DMVPNs.
 
+mod host;
 mod import;
 mod monitor;
 mod pki;
@@ -36,6 +37,11 @@ enum Command {
     /// Show something.
     #[command(subcommand)]
     Show(Show),
+    /// How a packet to an address goes now and why, or where it stops.
+    Trace {
+        /// Destination; or the tunnel or NBMA address of a peer.
+        address: IpAddr,
+    },
     /// Forget something that was learnt. For root and the owner of the socket.
     #[command(subcommand)]
     Clear(Clear),
@@ -146,9 +152,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Monitor => return monitor::run(&arguments.socket, json),
         Command::Import(command) => return import::run(&command, json),
         Command::Show(what) => show(&arguments.socket, json, &what)?,
+        Command::Trace { address } => trace(&arguments.socket, json, address)?,
         Command::Clear(Clear::Nhrp(what)) => clear(&arguments.socket, json, &what)?,
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    // Colours reach a terminal only, and none where NO_COLOR is set.
+    match anstream::stdout().lock().write_all(text.as_bytes()) {
         // `overlayctl … | head`
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write the answer"),
@@ -179,6 +187,12 @@ fn show(socket: &Path, json: bool, what: &Show) -> anyhow::Result<String> {
             render(json, &nhrpd.multicast()?, |multicast| show::multicast(multicast, width))
         }
     }
+}
+
+fn trace(socket: &Path, json: bool, address: IpAddr) -> anyhow::Result<String> {
+    let trace = Client::connect(socket)?.trace(address)?;
+    let traced = show::Traced { trace, kernel_route: host::route(address).ok() };
+    render(json, &traced, |traced| show::trace(traced, text::terminal_width()))
 }
 
 fn clear(socket: &Path, json: bool, what: &ClearNhrp) -> anyhow::Result<String> {
@@ -239,6 +253,7 @@ mod tests {
             "clear nhrp cache",
             "clear nhrp shortcuts",
             "clear nhrp peer 172.16.0.9",
+            "trace 192.168.2.10",
             "import ios hub.cfg",
             "import frr - --output nhrpd.yaml",
             "import opennhrp opennhrp.conf --address 172.16.0.2/24",

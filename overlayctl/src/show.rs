@@ -6,7 +6,9 @@ mod nhrp;
 mod paths;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub(crate) use dmvpn::dmvpn;
 pub(crate) use nhrp::{cache, nhs, shortcuts, traffic};
 pub(crate) use paths::{endpoints, ike_sa, multicast};
+pub(crate) use trace::{Traced, trace};

@@ -47,6 +47,11 @@ pub(crate) fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
+/// Text in a style; where the output is no terminal, `anstream` takes the style out again.
+pub(crate) fn painted(style: anstyle::Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
 /// Alignment of a column.
 #[derive(Clone, Copy)]
 pub(crate) enum Column {

@@ -8,11 +8,12 @@ use std::process::{Command, Output};
 
 use control::{
     Cache, Call, Cleared, Dmvpn, Endpoints, Handler, IkeSas, Multicast, NextHopServers, Server,
-    Shortcuts, Traffic,
+    Shortcuts, Trace, Traffic,
 };
 use tokio::sync::mpsc;
 
 const DMVPN: &str = include_str!("../../nhrpd/control/tests/samples/ShowDmvpn.json");
+const TRACE: &str = include_str!("../../nhrpd/control/tests/samples/Trace.json");
 
 struct Fixed;
 
@@ -47,6 +48,10 @@ impl Handler for Fixed {
 
     fn multicast(&mut self) -> Multicast {
         Multicast::default()
+    }
+
+    fn trace(&mut self, _: IpAddr) -> Trace {
+        serde_json::from_str(TRACE).unwrap()
     }
 
     fn clear_cache(&mut self) -> Cleared {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::protocol::{Failure, MONITOR, Request};
 use crate::types::{
     Cache, Cleared, Dmvpn, Endpoints, IkeSas, Monitored, Multicast, NextHopServers, Shortcuts,
-    Traffic,
+    Trace, Traffic,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -129,6 +129,11 @@ impl Client {
     /// Receivers of multicast.
     pub fn multicast(&mut self) -> Result<Multicast, ClientError> {
         self.call(Request::ShowMulticast)
+    }
+
+    /// How a packet to this address would go.
+    pub fn trace(&mut self, address: IpAddr) -> Result<Trace, ClientError> {
+        self.call(Request::Trace { address })
     }
 
     /// Forgets dynamic cache entries.

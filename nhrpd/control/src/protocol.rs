@@ -34,6 +34,11 @@ pub enum Request {
     ShowIkeSa,
     /// Reply: [`crate::Multicast`].
     ShowMulticast,
+    /// How a packet to this address would go. Reply: [`crate::Trace`].
+    Trace {
+        /// Destination; or tunnel or NBMA address of a peer.
+        address: IpAddr,
+    },
     /// Forgets dynamic cache entries. Reply: [`crate::Cleared`].
     ClearCache,
     /// Forgets shortcuts. Reply: [`crate::Cleared`].
@@ -59,6 +64,7 @@ const PLAIN: [(&str, Request); 10] = [
 ];
 
 const CLEAR_PEER: &str = "nhrpd.Control.ClearPeer";
+const TRACE: &str = "nhrpd.Control.Trace";
 
 /// Answered with one reply after the other. Replies: [`crate::Monitored`].
 pub(crate) const MONITOR: &str = "nhrpd.Control.Monitor";
@@ -70,18 +76,26 @@ impl Request {
     }
 
     pub(crate) fn to_call(self) -> Value {
-        if let Self::ClearPeer { address } = self {
-            return json!({ "method": CLEAR_PEER, "parameters": { "address": address } });
+        let of_address = match self {
+            Self::ClearPeer { address } => Some((CLEAR_PEER, address)),
+            Self::Trace { address } => Some((TRACE, address)),
+            _ => None,
+        };
+        if let Some((method, address)) = of_address {
+            return json!({ "method": method, "parameters": { "address": address } });
         }
         let method = PLAIN.iter().find(|(_, request)| *request == self).map(|(name, _)| name);
         json!({ "method": method, "parameters": {} })
     }
 
     pub(crate) fn from_call(method: &str, parameters: &Value) -> Result<Self, Failure> {
-        if method == CLEAR_PEER {
+        if matches!(method, CLEAR_PEER | TRACE) {
             let address = parameters.get("address").cloned().unwrap_or_default();
             return serde_json::from_value(address)
-                .map(|address| Self::ClearPeer { address })
+                .map(|address| match method {
+                    TRACE => Self::Trace { address },
+                    _ => Self::ClearPeer { address },
+                })
                 .map_err(|_| Failure::InvalidParameter { parameter: "address".into() });
         }
         match method.rsplit_once('.') {
@@ -144,8 +158,9 @@ mod tests {
 
     #[test]
     fn every_request_survives_the_wire() {
-        let peer = Request::ClearPeer { address: "172.16.0.9".parse().unwrap() };
-        for request in PLAIN.iter().map(|(_, request)| *request).chain([peer]) {
+        let address = "172.16.0.9".parse().unwrap();
+        let of_address = [Request::ClearPeer { address }, Request::Trace { address }];
+        for request in PLAIN.iter().map(|(_, request)| *request).chain(of_address) {
             let call = request.to_call();
             let method = call["method"].as_str().unwrap();
             assert!(

@@ -22,7 +22,7 @@ use crate::protocol::{
 };
 use crate::types::{
     Cache, Cleared, Dmvpn, Endpoints, Event, IkeSas, Monitored, Multicast, NextHopServers,
-    Shortcuts, Traffic,
+    Shortcuts, Trace, Traffic,
 };
 
 /// Open connections; one more is told that the daemon is busy.
@@ -60,6 +60,8 @@ pub trait Handler {
     fn ike_sa(&mut self) -> IkeSas;
     /// Receivers of multicast.
     fn multicast(&mut self) -> Multicast;
+    /// How a packet to this address would go.
+    fn trace(&mut self, address: IpAddr) -> Trace;
     /// Forgets dynamic cache entries.
     fn clear_cache(&mut self) -> Cleared;
     /// Forgets shortcuts.
@@ -92,6 +94,7 @@ impl Call {
             Request::ShowTunnelEndpoints => Reply::Endpoints(handler.tunnel_endpoints()),
             Request::ShowIkeSa => Reply::IkeSas(handler.ike_sa()),
             Request::ShowMulticast => Reply::Multicast(handler.multicast()),
+            Request::Trace { address } => Reply::Trace(Box::new(handler.trace(address))),
             Request::ClearCache => Reply::Cleared(handler.clear_cache()),
             Request::ClearShortcuts => Reply::Cleared(handler.clear_shortcuts()),
             Request::ClearPeer { address } => Reply::Cleared(handler.clear_peer(address)),
@@ -111,6 +114,7 @@ enum Reply {
     Endpoints(Endpoints),
     IkeSas(IkeSas),
     Multicast(Multicast),
+    Trace(Box<Trace>),
     Cleared(Cleared),
 }
 

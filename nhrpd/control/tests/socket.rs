@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use control::{
     BindError, Cache, Call, Cleared, Client, ClientError, Dmvpn, Endpoints, Event, Handler, IkeSas,
-    Monitored, Multicast, NextHopServers, Request, Server, Shortcuts, Traffic,
+    Monitored, Multicast, NextHopServers, Request, Server, Shortcuts, Trace, Traffic,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -59,6 +59,10 @@ impl Handler for Samples {
 
     fn multicast(&mut self) -> Multicast {
         sample(include_str!("samples/ShowMulticast.json"))
+    }
+
+    fn trace(&mut self, _: IpAddr) -> Trace {
+        sample(include_str!("samples/Trace.json"))
     }
 
     fn clear_cache(&mut self) -> Cleared {

@@ -7,6 +7,7 @@ mod event;
 mod resolve;
 mod shell;
 mod show;
+mod trace;
 
 use std::path::Path;
 use std::time::SystemTime;

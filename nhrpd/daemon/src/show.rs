@@ -9,7 +9,7 @@ use control::{
     Attribute, Cache, CacheEntry, Cleared, Counter, Counters, Dataplane, Dmvpn, Endpoint,
     Endpoints, EntryFlag, EntryKind, Handler, IkeSa, IkeSas, IkeState, Interface, InterfaceTraffic,
     Multicast, MulticastMember, NextHopServers, Nhs, NhsState, Path, Peer, PeerState, Refusal,
-    Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Traffic, Wireguard,
+    Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Trace, Traffic, Wireguard,
 };
 use ike::SaId;
 use ipnet::IpNet;
@@ -19,6 +19,7 @@ use overlay::{Route, SessionReport};
 
 use crate::config::{self, Config};
 use crate::shell::{Shell, now};
+use crate::trace;
 
 /// A running tunnel that answers.
 pub(crate) struct Show<'a>(pub(crate) &'a mut Shell);
@@ -66,6 +67,10 @@ impl Handler for Show<'_> {
         Multicast { members: View::new(self.0).multicast() }
     }
 
+    fn trace(&mut self, address: IpAddr) -> Trace {
+        trace::trace(&View::new(self.0), address)
+    }
+
     fn clear_cache(&mut self) -> Cleared {
         self.clear(|shell| shell.overlay.clear_cache(now(), &mut rand::rng()))
     }
@@ -99,10 +104,10 @@ impl Show<'_> {
 }
 
 /// A tunnel at one moment.
-struct View<'a> {
-    shell: &'a Shell,
-    now: Instant,
-    sessions: BTreeMap<PeerId, SessionReport>,
+pub(crate) struct View<'a> {
+    pub(crate) shell: &'a Shell,
+    pub(crate) now: Instant,
+    pub(crate) sessions: BTreeMap<PeerId, SessionReport>,
     counters: BTreeMap<PeerId, PeerCounters>,
     /// Host prefix or prefix behind a peer, and the way of its traffic.
     routes: Vec<(&'a Binding, Route)>,
@@ -119,11 +124,11 @@ impl<'a> View<'a> {
         }
     }
 
-    fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.shell.config
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.config().tunnel.interface.clone()
     }
 
@@ -131,7 +136,7 @@ impl<'a> View<'a> {
         self.now.saturating_duration_since(since).as_secs()
     }
 
-    fn remaining(&self, until: Instant) -> u64 {
+    pub(crate) fn remaining(&self, until: Instant) -> u64 {
         until.saturating_duration_since(self.now).as_secs()
     }
 
@@ -282,7 +287,11 @@ impl<'a> View<'a> {
         let server_why = row.server.as_ref().map(|server| server.why.clone());
         let why = match state {
             PeerState::Up => None,
-            _ => row.why.or(refused).or(server_why).filter(|why| !why.is_empty()),
+            _ => {
+                let told = self.shell.overlay.refusals().find(|r| r.refused.peer == endpoint);
+                let told = told.map(|refusal| refusal.refused.reason.clone());
+                row.why.or(refused).or(told).or(server_why).filter(|why| !why.is_empty())
+            }
         };
         let path = match state {
             PeerState::Up => Some(Path::Direct),
@@ -444,7 +453,7 @@ impl<'a> View<'a> {
             .collect()
     }
 
-    fn ike_sas(&self) -> BTreeMap<SaId, IkeSa> {
+    pub(crate) fn ike_sas(&self) -> BTreeMap<SaId, IkeSa> {
         let proven: BTreeMap<SaId, &SessionReport> =
             self.sessions.values().filter_map(|session| Some((session.sa?, session))).collect();
         let local = self.shell.overlay.nbma();

@@ -194,6 +194,13 @@ pub enum Event {
         /// Where the peer is.
         endpoint: SocketAddr,
     },
+    /// GRE with another key than ours, or without one where we have one (rate limited).
+    WrongKey {
+        /// Sender on the underlay.
+        from: SocketAddr,
+        /// The key that it carries.
+        key: Option<u32>,
+    },
     /// Authenticated data came from another endpoint.
     Moved {
         /// The path.

@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ::nhrp::engine as nhrp;
-use ::nhrp::wire::code::PROHIBITED;
+use ::nhrp::wire::code::{ALREADY_REGISTERED, PROHIBITED};
 use ipnet::IpNet;
 use nhrp::{Authorization, Binding, BindingKind, Nbma};
 use rand_core::CryptoRng;
@@ -185,6 +185,11 @@ impl Overlay {
             Event::Expiring { .. } => {}
             Event::Adopted { endpoint } => {
                 self.connect(now, self.sessions.nbma(endpoint), rng);
+            }
+            Event::WrongKey { from, key } => {
+                let key = key.map_or("without a key".to_owned(), |key| format!("with key {key}"));
+                let reason = format!("sends GRE {key}: `tunnel.key` differs here and there");
+                self.refuse_peer(now.instant, self.sessions.nbma(from), reason);
             }
             Event::Moved { peer, endpoint } => self.move_session(now.instant, peer, endpoint),
         }
@@ -622,6 +627,9 @@ impl Overlay {
                 let mut reason = format!("refuses our registration of {prefix}: {reason}");
                 if let (Some(PROHIBITED), Some(credentials)) = (code, &self.credentials) {
                     reason = format!("{reason}; ours: {}", credentials.allowance(&self.config));
+                }
+                if code == Some(ALREADY_REGISTERED) {
+                    reason.push_str(": another node has it; the server knows which");
                 }
                 if let Some(&nbma) = self.servers.get(&server) {
                     self.refuse_peer(now.instant, nbma, reason);

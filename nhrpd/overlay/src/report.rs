@@ -38,6 +38,8 @@ pub struct AttemptReport {
     pub failures: u32,
     /// Why the last one failed.
     pub reason: Option<String>,
+    /// When the next one begins by itself; `None` where traffic or a registration begins it.
+    pub retry_at: Option<Instant>,
 }
 
 /// Where the traffic for a binding goes.
@@ -69,6 +71,7 @@ impl Overlay {
             under_way: attempt.sa.is_some(),
             failures: attempt.failures,
             reason: attempt.reason.clone(),
+            retry_at: attempt.retry_at,
         })
     }
 
@@ -107,6 +110,16 @@ impl Overlay {
     /// NBMA addresses of the next-hop servers, as far as their names are resolved.
     pub fn servers(&self) -> impl Iterator<Item = (IpAddr, Nbma)> + '_ {
         self.servers.iter().map(|(&address, &nbma)| (address, nbma))
+    }
+
+    /// The session that traffic for the server or peer at `nbma` takes.
+    pub fn session_at(&self, nbma: Nbma) -> Option<PeerId> {
+        self.carrier(None, nbma)
+    }
+
+    /// The session of whoever may claim this tunnel address by its certificate.
+    pub fn session_of(&self, address: IpAddr) -> Option<PeerId> {
+        self.sessions.up_of(address)
     }
 
     /// Own credentials; `None` with `security: none`.

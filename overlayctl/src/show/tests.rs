@@ -35,6 +35,21 @@ shows! {
     multicast_members: multicast(&sample!("ShowMulticast"), None);
 }
 
+#[test]
+fn a_trace_says_in_its_first_line_where_it_stops() {
+    let traced = |kernel_route| Traced { trace: sample!("Trace"), kernel_route };
+    let route = |device: &str| crate::host::KernelRoute {
+        device: device.into(),
+        gateway: None,
+        source: None,
+    };
+    let plain = |text: String| anstream::adapter::strip_str(&text).to_string();
+    insta::assert_snapshot!(plain(trace(&traced(Some(route("dmvpn0"))), Some(100))));
+    let astray = plain(trace(&traced(Some(route("eth1"))), None));
+    let first = astray.lines().next().unwrap();
+    assert!(first.contains("the kernel sends it out of eth1, not into dmvpn0"), "{first}");
+}
+
 const NHS: &str = include_str!("../../../nhrpd/control/tests/samples/ShowNhs.json");
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod cold_start;
+mod faults;
 mod hostile;
 mod ipv6;
 mod memory;

@@ -77,6 +77,14 @@ pub(crate) fn decode(packet: &[u8], key: Option<u32>) -> Result<(Protocol, usize
     Ok((protocol, packet.len() - rest.len()))
 }
 
+/// The key of a packet that [`decode`] refused because of it.
+pub(crate) fn key(packet: &[u8]) -> Option<u32> {
+    let flags = u16::from_be_bytes(*packet.first_chunk()?);
+    let at = if flags & CHECKSUM == 0 { 4 } else { 8 };
+    let bytes = packet.get(at..at + 4).filter(|_| flags & KEY != 0)?;
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}
+
 /// Where the GRE packet lies in the IP packet that carries it (protocol 47, no fragment).
 pub(crate) fn inside(packet: &[u8]) -> Result<std::ops::Range<usize>, Reason> {
     let outer = ip::Header::parse(packet).ok_or(Reason::Malformed)?;
@@ -170,9 +178,11 @@ mod tests {
         assert_eq!(decode(&packet, Some(42)), Ok((Protocol::Nhrp, 8)));
         assert_eq!(decode(&packet, Some(43)), Err(Reason::WrongKey));
         assert_eq!(decode(&packet, None), Err(Reason::WrongKey));
+        assert_eq!(key(&packet), Some(42));
         let packet = encode(None, Protocol::Ipv4, b"ip");
         assert_eq!(decode(&packet, None), Ok((Protocol::Ipv4, 4)));
         assert_eq!(decode(&packet, Some(0)), Err(Reason::WrongKey));
+        assert_eq!(key(&packet), None);
     }
 
     #[test]
@@ -182,6 +192,7 @@ mod tests {
         let checksum = Checksum::default().bytes(&packet).finish();
         packet[4..6].copy_from_slice(&checksum);
         assert_eq!(decode(&packet, Some(7)), Ok((Protocol::Ipv4, 16)));
+        assert_eq!(key(&packet), Some(7));
         packet[18] ^= 1;
         assert_eq!(decode(&packet, Some(7)), Err(Reason::Malformed));
     }
@@ -240,6 +251,7 @@ mod tests {
             if let Ok((_, offset)) = decode(&bytes, key) {
                 prop_assert!(offset <= bytes.len());
             }
+            let _ = super::key(&bytes);
             if let Ok(range) = inside(&bytes) {
                 prop_assert!(range.end <= bytes.len());
             }

@@ -110,6 +110,7 @@ struct Ingress<'a> {
     redirects: First,
     unknown: First,
     early: VecDeque<Early>,
+    wrong_keys: First,
     errors: Bucket,
 }
 
@@ -151,6 +152,7 @@ impl<'a> Ingress<'a> {
             redirects: First::new(1024, REDIRECT, 500, now),
             unknown: First::new(256, Duration::from_secs(5), 10, now),
             early: VecDeque::new(),
+            wrong_keys: First::new(256, Duration::from_secs(5), 10, now),
             errors: Bucket::new(ERRORS, now),
         }
     }
@@ -399,7 +401,12 @@ impl<'a> Ingress<'a> {
         origin: Origin<'_>,
         range: std::ops::Range<usize>,
     ) -> Result<(), Reason> {
-        let (protocol, offset) = gre::decode(&self.scratch[range.clone()], self.core.config.key)?;
+        let decoded = gre::decode(&self.scratch[range.clone()], self.core.config.key);
+        if decoded == Err(Reason::WrongKey) && self.wrong_keys.pass(origin.from, self.now) {
+            let key = gre::key(&self.scratch[range.clone()]);
+            self.core.event(Event::WrongKey { from: origin.from, key });
+        }
+        let (protocol, offset) = decoded?;
         let begin = range.start + offset;
         let payload = &self.scratch[begin..range.end];
         if protocol == Protocol::Nhrp {

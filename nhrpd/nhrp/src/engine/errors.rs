@@ -64,7 +64,7 @@ pub(super) fn error_words(code: u16) -> &'static str {
         error_code::SDU_SIZE_EXCEEDED => "packet too large",
         error_code::INVALID_EXTENSION => "invalid extension",
         error_code::INVALID_RESOLUTION_REPLY => "invalid resolution reply",
-        error_code::AUTHENTICATION_FAILURE => "authentication failure",
+        error_code::AUTHENTICATION_FAILURE => "authentication failure: another password than there",
         error_code::HOP_COUNT_EXCEEDED => "hop count exceeded",
         error_code::VPN_MISMATCH => "VPN mismatch",
         error_code::VPN_UNSUPPORTED => "VPN unsupported",

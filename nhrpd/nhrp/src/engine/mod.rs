@@ -31,14 +31,16 @@ use rand_core::Rng;
 use self::cache::{Cache, Entry};
 use self::client::Nhs;
 use self::limits::{PeerRates, Rate};
-use self::pending::{Answered, Pending};
+use self::pending::{Answered, Pending, Purpose};
 use self::resolution::Negative;
 use self::timers::{Timer, Timers};
 use crate::wire::Packet;
 
 pub use config::{Authorization, Config, Limits, Nbma, Password, Server};
 pub use event::{Binding, BindingKind, Claim, Event, Output, Usage};
-pub use show::{CacheEntry, Counters, EntryFlags, EntryKind, NhsState, Refusal, ServerStatus};
+pub use show::{
+    CacheEntry, Counters, EntryFlags, EntryKind, NhsState, Refusal, Resolution, ServerStatus,
+};
 
 /// The engine.
 #[derive(Debug)]
@@ -354,7 +356,37 @@ impl Engine {
 
     /// The next-hop servers, in the order of the configuration.
     pub fn servers(&self) -> Vec<ServerStatus> {
-        self.servers.iter().map(Nhs::show).collect()
+        let next = |index| {
+            let retry = self.pending.iter().find_map(|(id, pending)| match pending.purpose {
+                Purpose::Register { server, part: 0 } if server == index => {
+                    self.timers.at(Timer::Retry(*id))
+                }
+                _ => None,
+            });
+            retry.or(self.timers.at(Timer::Register(index)))
+        };
+        let servers = self.servers.iter().enumerate();
+        servers.map(|(index, nhs)| ServerStatus { next: next(index), ..nhs.show() }).collect()
+    }
+
+    /// How far the resolution of `destination` is; `None`: nobody is being asked, nor was just now.
+    pub fn resolution_of(&self, destination: IpAddr) -> Option<Resolution> {
+        if let Some(negative) = self.negative.get(&destination) {
+            let Negative { created, expires, ref reason } = *negative;
+            return Some(Resolution::Failed {
+                at: created,
+                until: expires,
+                reason: reason.clone(),
+            });
+        }
+        let id = *self.resolving.get(&destination)?;
+        let pending = self.pending.get(&id)?;
+        Some(Resolution::Asked {
+            server: pending.to,
+            since: pending.since,
+            times: pending.attempts,
+            next: self.timers.at(Timer::Retry(id)),
+        })
     }
 
     /// Counters since the start.

@@ -23,10 +23,11 @@ const NEGATIVE: Duration = Duration::from_secs(15);
 const SHORTEST_PREFIX: u8 = 8;
 
 /// A destination that was asked for in vain.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Negative {
     pub(super) created: Instant,
     pub(super) expires: Instant,
+    pub(super) reason: String,
 }
 
 impl Engine {
@@ -229,7 +230,8 @@ impl Engine {
         let Purpose::Resolve { destination, renews } = pending.purpose else { return };
         if renews.is_none() && !self.cache_full() {
             let expires = now + NEGATIVE;
-            self.negative.insert(destination, Negative { created: now, expires });
+            let negative = Negative { created: now, expires, reason: reason.to_owned() };
+            self.negative.insert(destination, negative);
             self.timers.set(Timer::Negative(destination), expires);
         }
         self.event(Event::ResolutionFailed { destination, reason: reason.to_owned() });

@@ -88,6 +88,7 @@ impl Nhs {
             replies: self.replies,
             last_refusal: self.last_refusal.clone(),
             seen_as: self.seen_as,
+            next: None,
         }
     }
 }
@@ -149,6 +150,33 @@ pub struct ServerStatus {
     pub last_refusal: Option<String>,
     /// Where it sees us, if not at the address that we claim.
     pub seen_as: Option<Nbma>,
+    /// When it is asked next, in vain or to renew.
+    pub next: Option<Instant>,
+}
+
+/// How far the resolution of one destination is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// A request is on its way.
+    Asked {
+        /// The server that was asked last.
+        server: Nbma,
+        /// When it was asked first.
+        since: Instant,
+        /// How often.
+        times: u32,
+        /// When it is asked again.
+        next: Option<Instant>,
+    },
+    /// There was no usable answer.
+    Failed {
+        /// When that was clear.
+        at: Instant,
+        /// Until then nobody is asked again.
+        until: Instant,
+        /// Why, in words.
+        reason: String,
+    },
 }
 
 /// State of a next-hop server, as Cisco shows it (E, R, W).

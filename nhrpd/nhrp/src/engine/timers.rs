@@ -46,6 +46,10 @@ impl Timers {
         }
     }
 
+    pub(super) fn at(&self, timer: Timer) -> Option<Instant> {
+        self.at.get(&timer).copied()
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         self.queue.first().map(|(at, _)| *at)
     }

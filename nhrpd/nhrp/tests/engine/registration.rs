@@ -219,7 +219,10 @@ fn rfc2332_5_2_7_authentication_error_is_the_reason_shown() {
     network.run(seconds(1));
     assert_eq!(network.nhs(underlay(2)), NhsState::Waiting);
     let status = &network.nodes[&underlay(2)].engine.servers()[0];
-    assert_eq!(status.why, "registration refused: authentication failure");
+    assert_eq!(
+        status.why,
+        "registration refused: authentication failure: another password than there"
+    );
     // It goes on trying, with back-off.
     network.run(seconds(9));
     assert_eq!(registrations(&network.sent), [0, 1, 3, 7]);
