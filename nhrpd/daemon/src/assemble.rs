@@ -132,7 +132,7 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
     servers.sort_by_key(|server| server.priority);
     let (security, default_authorization) = match config.security {
         config::Security::None => (Security::None, Some(nhrp::engine::Authorization::Any)),
-        config::Security::WireGuard(_) => (Security::WireGuard, None),
+        config::Security::WireGuard(_) => (Security::Ike, None),
     };
     overlay::Config {
         nhrp: nhrp::engine::Config {
@@ -167,6 +167,7 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
             half_open: config.limits.half_open,
             half_open_per_source: config.limits.half_open_per_source,
             established: config.limits.peers + SPARE_SAS,
+            ..ike::Config::default()
         },
         port: config.underlay.port,
         routes: config.routes.clone(),

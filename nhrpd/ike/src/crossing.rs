@@ -132,6 +132,11 @@ impl Engine {
         if let Some(identity) = &sa.identity {
             self.established.remove(&(identity.clone(), sa.id));
         }
+        if let State::Established(established) = &mut sa.state {
+            for child in established.children.drain(..) {
+                self.esp_spis.remove(&child.inbound);
+            }
+        }
         self.event(Event::Closed { sa: sa.id, reason });
     }
 }

@@ -1,7 +1,7 @@
 //! All IKE SAs of one node: tables, timers, and the way of a datagram to its SA.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
@@ -14,7 +14,7 @@ use crate::crypto::suite::Algorithms;
 use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
 use crate::sa::{Established, Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
 use crate::wire::{self, Encrypted, Exchange, Header, Notify, NotifyType, Payload};
-use crate::{Config, Credentials, Event, Identity, Output, Refusal, SaId};
+use crate::{Config, Credentials, Event, Identity, Output, Refusal, SaId, TunnelId};
 
 /// A probe more often than this would be a flood.
 const SHORTEST_DEAD_PEER_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,8 +45,13 @@ pub struct Engine {
     pub(crate) cookies: Cookies,
     pub(crate) strangers: StrangerEvents,
     drops: Drops,
-    outputs: VecDeque<Output>,
+    pub(crate) outputs: VecDeque<Output>,
     last_id: u64,
+    /// Inbound SPIs of ESP.
+    pub(crate) esp_spis: BTreeMap<u32, TunnelId>,
+    pub(crate) last_tunnel: u64,
+    /// Own address on the underlay.
+    pub(crate) address: Option<IpAddr>,
     /// See [`crate::crossing`].
     pub(crate) clock: u64,
     instance: Option<u64>,
@@ -164,6 +169,9 @@ impl Engine {
             drops: Drops::default(),
             outputs: VecDeque::new(),
             last_id: 0,
+            esp_spis: BTreeMap::new(),
+            last_tunnel: 0,
+            address: None,
             clock: 0,
             instance: None,
         }
@@ -270,6 +278,7 @@ impl Engine {
         if repeated {
             // RFC 7296 §2.1: the same response again, to where the question came from.
             sa.counters.repeated += 1;
+            self.postpone_confirmation(context.now, sa);
             self.transmit(from, sa.last_response.clone());
             return Ok(Fate::Keep);
         }
@@ -340,6 +349,7 @@ impl Engine {
     }
 
     fn handle_deadline(&mut self, now: Instant, sa: &mut Sa, rng: &mut dyn CryptoRng) -> Fate {
+        self.confirm_children(sa, Some(now));
         // Data traffic may have moved the deadline since it was armed.
         if sa.deadline(self.config.dead_peer_interval) > now {
             return Fate::Keep;

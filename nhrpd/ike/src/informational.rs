@@ -1,7 +1,7 @@
 //! What happens on an SA that is up: INFORMATIONAL exchanges (RFC 7296 §1.4), and the wishes of
 //! the layer above.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use rand_core::CryptoRng;
@@ -10,7 +10,9 @@ use crate::engine::{Context, Fate};
 use crate::private::peer_refusal;
 use crate::responder::syntax_notify;
 use crate::sa::{Established, Request, Sa, State};
-use crate::wire::{self, Exchange, Notify, NotifyType, PROTOCOL_IKE, Payload};
+use crate::wire::{
+    self, Delete, Exchange, Notify, NotifyType, PROTOCOL_ESP, PROTOCOL_IKE, Payload,
+};
 use crate::{Engine, Event, Refusal, SaId};
 
 impl Engine {
@@ -41,8 +43,14 @@ impl Engine {
 
     /// Own address changed: every established SA tells its peer (RFC 4555 §3.5), one that is not
     /// yet established does so when it is, and whatever waits for a response is sent again from
-    /// the new address.
-    pub fn update_addresses(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
+    /// the new address. To be called before the first SA too.
+    pub fn update_addresses(
+        &mut self,
+        now: Instant,
+        own: Option<IpAddr>,
+        rng: &mut dyn CryptoRng,
+    ) {
+        self.address = own;
         let ids: Vec<SaId> = self.sas.keys().copied().collect();
         for id in ids {
             let Some(mut sa) = self.take(id) else { continue };
@@ -120,10 +128,19 @@ impl Engine {
             Err(error) => return self.refuse_syntax(context, sa, exchange, error),
         };
         if exchange == Exchange::CREATE_CHILD_SA {
+            self.confirm_children(sa, None);
             self.handle_rekey_request(context, sa, payloads);
             return Fate::Keep;
         }
-        self.respond(sa, exchange, &[]);
+        let spis = payloads.iter().filter_map(|payload| match payload {
+            Payload::Delete(delete) if delete.protocol == PROTOCOL_ESP => Some(&delete.spis[..]),
+            _ => None,
+        });
+        let spis = spis.collect::<Vec<_>>().concat();
+        let ours = self.delete_children(sa, &spis);
+        let deleted = Delete { protocol: PROTOCOL_ESP, spis: ours };
+        let answer = (!deleted.spis.is_empty()).then_some(Payload::Delete(deleted));
+        self.respond(sa, exchange, answer.as_slice());
         let refused = peer_refusal(&payloads)
             .filter(|(kind, _)| *kind == NotifyType::AUTHENTICATION_FAILED)
             .map(|(_, words)| format!("peer refused us: {words}"));
@@ -139,7 +156,10 @@ impl Engine {
             self.succeed(context.now, sa, *theirs, false, context.rng);
             return Fate::Forget;
         }
-        let Some(reason) = refused.or(deleted) else { return Fate::Keep };
+        let Some(reason) = refused.or(deleted) else {
+            self.confirm_children(sa, None);
+            return Fate::Keep;
+        };
         if sa.is_established() {
             self.depart(sa, reason);
         }

@@ -12,7 +12,7 @@ use crate::crypto::signature;
 use crate::crypto::suite::{InvalidPublicValue, describe};
 use crate::engine::{Context, Fate};
 use crate::limits::DropReason;
-use crate::private::{self, Lineage, Offer, VENDOR_ID, WireGuardPair, peer_refusal};
+use crate::private::{self, Lineage, VENDOR_ID, peer_refusal};
 use crate::responder::{InitPayloads, NONCE_LEN, syntax};
 use crate::sa::{Handshake, InitSent, Request, Sa, State};
 use crate::wire::{self, Header, Notify, NotifyType, Payload};
@@ -68,9 +68,11 @@ impl Engine {
                 NotifyType::SIGNATURE_HASH_ALGORITHMS,
                 signature::hash_algorithms(),
             )),
-            Payload::VendorId(VENDOR_ID.to_vec()),
         ];
         let mut payloads: Vec<Payload> = cookie.chain(payloads).collect();
+        if self.config.extensions {
+            payloads.push(Payload::VendorId(VENDOR_ID.to_vec()));
+        }
         if !self.algorithms.additional.is_empty() {
             let kind = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
             payloads.push(Payload::Notify(Notify::new(kind, [])));
@@ -192,11 +194,6 @@ impl Engine {
         init_response: &[u8],
     ) -> Result<(), Refusal> {
         let refuse = |words: &str| Refusal(words.to_owned());
-        if !init.ours || !init.childless {
-            return Err(refuse(
-                "peer speaks IKEv2, but not WireGuard by IKEv2: it is no nhrpd, or one that uses ESP",
-            ));
-        }
         let suite = self.algorithms.accept(&init.proposals, sent.group.id).ok_or_else(|| {
             Refusal(format!(
                 "peer chose what we did not propose: {}",
@@ -231,6 +228,7 @@ impl Engine {
             init_request: outstanding.datagram,
             init_response: init_response.to_vec(),
             peer_hashes: init.hashes,
+            ours: init.ours && self.config.extensions,
             stamp: sent.stamp,
             int_auth: None,
             former: None,
@@ -250,16 +248,18 @@ impl Engine {
         sa: &mut Sa,
         handshake: Handshake,
     ) -> Result<(), Refusal> {
-        let pair = WireGuardPair::generate(context.rng).map_err(|e| Refusal(e.to_string()))?;
+        let (offered, offer) = self.offer_tunnels(&handshake, sa.remote, context.rng)?;
         let mut payloads = handshake.own_proof(true, context.credentials)?;
         if !self.with_remote(sa.remote).any(Sa::is_established) {
             payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, [])));
         }
-        let lineage = Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
-        let offer = Offer { public_key: pair.public, lineage: Some(lineage) };
-        payloads.extend(offer.payloads());
+        if handshake.ours {
+            let instance = self.instance(context.rng);
+            payloads.push(Lineage { instance, stamp: handshake.stamp }.payload());
+        }
+        payloads.extend(offer);
         self.send_request(context.now, sa, Request::Auth, &payloads, context.rng);
-        sa.state = State::AuthSent(Box::new(handshake), Box::new(pair));
+        sa.state = State::AuthSent(Box::new(handshake), Box::new(offered));
         Ok(())
     }
 
@@ -270,7 +270,7 @@ impl Engine {
         sa: &mut Sa,
         payloads: Result<Vec<Payload>, wire::Error>,
     ) -> Fate {
-        let State::AuthSent(handshake, pair) = std::mem::replace(&mut sa.state, State::Closing)
+        let State::AuthSent(handshake, offered) = std::mem::replace(&mut sa.state, State::Closing)
         else {
             return Fate::Forget;
         };
@@ -284,7 +284,7 @@ impl Engine {
         }
         let newcomer = payloads.map_err(syntax).and_then(|payloads| {
             let peer = handshake.check_proof(false, &payloads, context.credentials)?;
-            self.admit(context, &handshake, peer, &payloads, Some(*pair))
+            self.admit(context, &handshake, sa.remote, peer, &payloads, Some(*offered))
         });
         match newcomer {
             Ok((_, newcomer)) => self.establish(context, sa, newcomer),

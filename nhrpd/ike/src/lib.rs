@@ -11,6 +11,7 @@
 //! | `initiator`, `responder` | IKE_SA_INIT and IKE_AUTH |
 //! | `intermediate` | ML-KEM between the two |
 //! | `auth`, `admission` | who the peer is, and whether its SA may live |
+//! | `tunnel`, `child` | what an SA keys: ESP or WireGuard |
 //! | [`crossing`] | the one SA that is left where both sides begin |
 //! | `rekey` | new keys for an SA, also where both sides make some |
 //! | `informational` | dead peers, deletion, moving |
@@ -18,13 +19,14 @@
 //! | `cookie` | what a stranger has to show before we keep anything |
 //! | [`limits`] | what strangers can make us keep |
 //!
-//! Spoken: RFC 7296 without CHILD_SAs, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
+//! Spoken: RFC 7296, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
 //! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), RFC 9242 and RFC 9370
 //! (ML-KEM), of RFC 4555 the update
 //! of an address. Not yet: fragmentation, NAT detection, pre-shared keys.
 
 mod admission;
 mod auth;
+mod child;
 mod cookie;
 pub mod crossing;
 mod crypto;
@@ -37,6 +39,7 @@ pub mod private;
 mod rekey;
 mod responder;
 mod sa;
+mod tunnel;
 pub mod wire;
 
 #[cfg(test)]
@@ -58,9 +61,11 @@ pub use crypto::suite::{
     AES_256_GCM_16, Algorithms, CHACHA20_POLY1305, ECP_256, Encryption, Group, Kem, ML_KEM_768,
     Prf, SHA2_256, X25519,
 };
+pub use child::{Esp, EspCipher, EspKeys};
 pub use engine::{Engine, SaInfo, SaState};
 pub use limits::DropReason;
 pub use sa::SaCounters;
+pub use tunnel::{TunnelId, TunnelKeys, TunnelKind};
 
 /// Local handle of one IKE SA; never used twice in one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,6 +140,13 @@ impl fmt::Debug for WireGuardKeys {
 /// Configuration of the engine.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Kinds of tunnel that this node carries, the preferred first.
+    pub tunnels: Vec<TunnelKind>,
+    /// Speak the extensions of [`private`] with peers that know them. Without them our own nodes
+    /// treat each other as they treat any other implementation.
+    pub extensions: bool,
+    /// Ciphers of ESP that we propose and accept, the preferred first.
+    pub esp: Vec<EspCipher>,
     /// Silence after which a dead-peer probe is sent; at least one second.
     pub dead_peer_interval: Duration,
     /// Age at which an IKE SA gets new keys, and WireGuard with it; up to a fifth earlier, at
@@ -153,6 +165,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            tunnels: vec![TunnelKind::WireGuard],
+            extensions: true,
+            esp: EspCipher::ALL.to_vec(),
             dead_peer_interval: Duration::from_secs(10),
             rekey_interval: Duration::from_secs(4 * 3600),
             half_open: 1000,
@@ -191,8 +206,10 @@ pub enum Event {
         identity: Identity,
         /// The peer's chain, DER, leaf first.
         certificates: Vec<Vec<u8>>,
+        /// Its first tunnel.
+        tunnel: TunnelId,
         /// Keys for the data plane.
-        keys: WireGuardKeys,
+        keys: TunnelKeys,
         /// The peer said INITIAL_CONTACT: every older SA with this identity is stale.
         initial_contact: bool,
     },
@@ -217,6 +234,31 @@ pub enum Event {
         sa: SaId,
         /// Words: deleted by the peer, dead peer, replaced, …
         reason: String,
+    },
+    /// Traffic may take this tunnel: the peer has the keys too. Comes for ESP only; of WireGuard
+    /// the data plane knows it.
+    Confirmed {
+        /// The SA.
+        sa: SaId,
+        /// The tunnel.
+        tunnel: TunnelId,
+    },
+    /// A CHILD_SA of an SA that lives on is gone.
+    Unkeyed {
+        /// The SA.
+        sa: SaId,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Words: deleted by the peer, …
+        reason: String,
+    },
+    /// An IKE SA has new keys and with them a new handle; its CHILD_SAs live on in it. With
+    /// WireGuard there come an [`Event::Established`] and an [`Event::Closed`] instead.
+    Succeeded {
+        /// The SA that is gone.
+        sa: SaId,
+        /// The SA in its place.
+        successor: SaId,
     },
     /// The peer proved that it is now reached elsewhere (RFC 4555 UPDATE_SA_ADDRESSES).
     Moved {

@@ -2,7 +2,8 @@
 //!
 //! RFC 7296 §3.12 wants private extensions announced: both sides send [`VENDOR_ID`] in
 //! IKE_SA_INIT, and a node that does not see it speaks no word of the following. In IKE_AUTH,
-//! protected as everything there, each side sends the first two of these private notifies:
+//! protected as everything there, each side sends the first two of these private notifies, the
+//! first of them only where it can carry WireGuard:
 //!
 //! ```text
 //! WIREGUARD  51820: version (1 byte, 1) | X25519 public key (32 bytes, fresh for this SA)
@@ -11,7 +12,7 @@
 //! SUPERSEDED 11820: (an error) another SA with the same peer lives in place of this one
 //! ```
 //!
-//! Such an IKE_AUTH makes no CHILD_SA (RFC 6023). The WireGuard pre-shared key is
+//! An IKE_AUTH that agrees on WireGuard makes no CHILD_SA (RFC 6023). The WireGuard pre-shared key is
 //! `prf+(SK_d, "nhrpd WireGuard pre-shared key" | Ni | Nr)`, 32 bytes, the same in both directions.
 //! What LINEAGE is for stands in [`crate::crossing`].
 
@@ -41,46 +42,50 @@ pub(crate) struct Lineage {
     pub(crate) stamp: u64,
 }
 
-/// What the peer sent of this extension in IKE_AUTH.
-#[derive(Debug)]
+impl Lineage {
+    /// The notify that tells the peer.
+    pub(crate) fn payload(self) -> Payload {
+        let data = [self.instance.to_be_bytes(), self.stamp.to_be_bytes()].concat();
+        Payload::Notify(Notify::new(NotifyType::LINEAGE, data))
+    }
+
+    /// The peer's.
+    pub(crate) fn find(payloads: &[Payload]) -> Option<Self> {
+        let (instance, stamp) = notify(payloads, NotifyType::LINEAGE)?.split_first_chunk()?;
+        Some(Self {
+            instance: u64::from_be_bytes(*instance),
+            stamp: u64::from_be_bytes(stamp.try_into().ok()?),
+        })
+    }
+}
+
+/// One side's part of a WireGuard session.
+#[derive(Debug, Clone)]
 pub(crate) struct Offer {
     pub(crate) public_key: [u8; 32],
-    pub(crate) lineage: Option<Lineage>,
 }
 
 impl Offer {
-    /// The notifies that offer it to the peer.
-    pub(crate) fn payloads(&self) -> Vec<Payload> {
+    /// The notify that offers it to the peer.
+    pub(crate) fn payload(&self) -> Payload {
         let key = [&[WIREGUARD_VERSION][..], &self.public_key].concat();
-        let mut payloads = vec![Payload::Notify(Notify::new(NotifyType::WIREGUARD, key))];
-        if let Some(Lineage { instance, stamp }) = self.lineage {
-            let data = [instance.to_be_bytes(), stamp.to_be_bytes()].concat();
-            payloads.push(Payload::Notify(Notify::new(NotifyType::LINEAGE, data)));
-        }
-        payloads
+        Payload::Notify(Notify::new(NotifyType::WIREGUARD, key))
     }
 
-    /// Reads the peer's offer.
-    pub(crate) fn find(payloads: &[Payload]) -> Result<Self, Refusal> {
-        let data = notify(payloads, NotifyType::WIREGUARD).ok_or_else(|| {
-            Refusal("peer offers no WireGuard in IKE_AUTH, and nothing else is spoken here".into())
-        })?;
+    /// Reads the peer's offer, if there is one.
+    pub(crate) fn find(payloads: &[Payload]) -> Option<Result<Self, Refusal>> {
+        notify(payloads, NotifyType::WIREGUARD).map(Self::decode)
+    }
+
+    fn decode(data: &[u8]) -> Result<Self, Refusal> {
         let [WIREGUARD_VERSION, key @ ..] = data else {
             return Err(Refusal("peer offers WireGuard in a version that we do not know".into()));
         };
         let public_key = key
             .try_into()
             .map_err(|_| Refusal("peer's WireGuard key does not have 32 bytes".into()))?;
-        Ok(Self { public_key, lineage: lineage(payloads) })
+        Ok(Self { public_key })
     }
-}
-
-fn lineage(payloads: &[Payload]) -> Option<Lineage> {
-    let (instance, stamp) = notify(payloads, NotifyType::LINEAGE)?.split_first_chunk()?;
-    Some(Lineage {
-        instance: u64::from_be_bytes(*instance),
-        stamp: u64::from_be_bytes(stamp.try_into().ok()?),
-    })
 }
 
 /// Data of the first notify of `kind`.
@@ -174,9 +179,11 @@ mod tests {
 
     #[test]
     fn offer_survives_the_wire_and_odd_ones_are_refused_in_words() {
-        let offer = Offer { public_key: [9; 32], lineage: Some(Lineage { instance: 1, stamp: 2 }) };
-        let found = Offer::find(&offer.payloads()).unwrap();
-        assert_eq!((found.public_key, found.lineage), (offer.public_key, offer.lineage));
+        let offer = Offer { public_key: [9; 32] };
+        let found = Offer::find(&[offer.payload()]).unwrap().unwrap();
+        assert_eq!(found.public_key, offer.public_key);
+        let lineage = Lineage { instance: 1, stamp: 2 };
+        assert_eq!(Lineage::find(&[lineage.payload()]), Some(lineage));
         for (data, words) in [
             (vec![], "version"),
             (vec![2; 33], "version"),
@@ -184,8 +191,8 @@ mod tests {
             (vec![1; 34], "32 bytes"),
         ] {
             let payloads = [Payload::Notify(Notify::new(NotifyType::WIREGUARD, data))];
-            assert!(Offer::find(&payloads).unwrap_err().0.contains(words));
+            assert!(Offer::find(&payloads).unwrap().unwrap_err().0.contains(words));
         }
-        assert!(Offer::find(&[]).unwrap_err().0.contains("no WireGuard"));
+        assert!(Offer::find(&[]).is_none());
     }
 }

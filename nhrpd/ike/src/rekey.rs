@@ -29,7 +29,7 @@ use crate::private::{self, Offer, WireGuardPair};
 use crate::responder::{InitPayloads, NONCE_LEN};
 use crate::sa::{Established, Request, Sa, State};
 use crate::wire::{self, Exchange, Notify, NotifyType, PROTOCOL_IKE, Payload, Proposal};
-use crate::{Engine, Event, SaId, WireGuardKeys};
+use crate::{Engine, Event, SaId, TunnelKeys, TunnelKind, WireGuardKeys};
 
 /// Longer than a request is repeated: until then the peer may not have read our answer.
 const DELETE_WAIT: Duration = Duration::from_secs(20);
@@ -46,7 +46,8 @@ pub(crate) struct OwnRekey {
     private: agreement::PrivateKey,
     nonce: Vec<u8>,
     local_spi: u64,
-    pair: WireGuardPair,
+    /// With WireGuard.
+    pair: Option<WireGuardPair>,
     /// SK_d of the predecessor.
     sk_d: Secret,
 }
@@ -55,7 +56,8 @@ pub(crate) struct OwnRekey {
 pub(crate) struct Successor {
     sa: Sa,
     sk_d: Secret,
-    keys: WireGuardKeys,
+    /// With WireGuard.
+    keys: Option<WireGuardKeys>,
     /// The lower one of the two.
     nonce: Vec<u8>,
 }
@@ -99,15 +101,17 @@ impl Engine {
         let mut nonce = vec![0; NONCE_LEN];
         rng.fill_bytes(&mut nonce);
         let private = group.generate(rng);
-        let (Ok(public), Ok(pair)) = (group.public(&private), WireGuardPair::generate(rng)) else {
-            return;
+        let pair = match established.kind {
+            TunnelKind::WireGuard => WireGuardPair::generate(rng).map(Some),
+            TunnelKind::Esp => Ok(None),
         };
+        let (Ok(public), Ok(pair)) = (group.public(&private), pair) else { return };
         let payloads = rekey_payloads(
             Proposal { spi: local_spi.to_be_bytes().into(), ..self.algorithms.proposal() },
             group,
             public,
             nonce.clone(),
-            pair.public,
+            pair.as_ref(),
         );
         let sk_d = established.sk_d.clone();
         sa.rekey = Some(Box::new(OwnRekey { group, private, nonce, local_spi, pair, sk_d }));
@@ -157,7 +161,14 @@ impl Engine {
             return Err(refuse(NotifyType::TEMPORARY_FAILURE));
         }
         let unacceptable = || refuse(NotifyType::NO_PROPOSAL_CHOSEN);
-        let offer = offer.map_err(|_| unacceptable())?;
+        let (pair, theirs) = match (established.kind, offer) {
+            (TunnelKind::Esp, _) => (None, None),
+            (TunnelKind::WireGuard, Some(Ok(offer))) => {
+                let pair = WireGuardPair::generate(context.rng).map_err(|_| unacceptable())?;
+                (Some(pair), Some(offer))
+            }
+            (TunnelKind::WireGuard, _) => return Err(unacceptable()),
+        };
         let proposals: Vec<Proposal> = init.proposals.iter().filter_map(without_spi).collect();
         let choice = self
             .algorithms
@@ -174,7 +185,6 @@ impl Engine {
         let private = group.generate(context.rng);
         let secret = group.agree(&private, &init.public).map_err(|_| unacceptable())?;
         let public = group.public(&private).map_err(|_| unacceptable())?;
-        let pair = WireGuardPair::generate(context.rng).map_err(|_| unacceptable())?;
         let mut nonce = vec![0; NONCE_LEN];
         context.rng.fill_bytes(&mut nonce);
         let local_spi = self.fresh_spi(context.rng);
@@ -183,7 +193,7 @@ impl Engine {
             group,
             public,
             nonce.clone(),
-            pair.public,
+            pair.as_ref(),
         );
         let contributions = Contributions {
             shared_secret: &secret,
@@ -194,7 +204,7 @@ impl Engine {
         };
         let (suite, sk_d) = (choice.suite, &established.sk_d);
         let successor = self
-            .successor(context.now, sa, suite, sk_d, &contributions, false, pair, offer.public_key)
+            .successor(context.now, sa, suite, sk_d, &contributions, false, pair.zip(theirs))
             .ok_or_else(unacceptable)?;
         Ok((response, successor))
     }
@@ -267,7 +277,10 @@ impl Engine {
         if private::notify(&payloads, NotifyType::TEMPORARY_FAILURE).is_some() {
             return Err(Refused::Temporary);
         }
-        let offer = Offer::find(&payloads).map_err(|_| Refused::Other)?;
+        let offer = Offer::find(&payloads).transpose().map_err(|_| Refused::Other)?;
+        if own.pair.is_some() && offer.is_none() {
+            return Err(Refused::Other);
+        }
         let init = InitPayloads::find(payloads).ok_or(Refused::Other)?;
         let peer_spi = init.proposals.first().and_then(spi).ok_or(Refused::Other)?;
         let chosen: Vec<Proposal> = init.proposals.iter().filter_map(without_spi).collect();
@@ -287,7 +300,7 @@ impl Engine {
             initiator_spi: own.local_spi,
             responder_spi: peer_spi,
         };
-        self.successor(now, sa, suite, &own.sk_d, &contributions, true, own.pair, offer.public_key)
+        self.successor(now, sa, suite, &own.sk_d, &contributions, true, own.pair.zip(offer))
             .ok_or(Refused::Other)
     }
 
@@ -300,14 +313,19 @@ impl Engine {
         sk_d: &Secret,
         from: &Contributions<'_>,
         initiator: bool,
-        pair: WireGuardPair,
-        peer_public_key: [u8; 32],
+        wireguard: Option<(WireGuardPair, Offer)>,
     ) -> Option<Successor> {
         let former = old.suite?;
         let suite = Suite { additional: former.additional, ..suite };
         let keys = Keys::derive_from(former.prf, sk_d, &suite, from, initiator);
         let (ni, nr) = (from.initiator_nonce, from.responder_nonce);
-        let preshared_key = private::preshared_key(suite.prf, &keys.sk_d, ni, nr);
+        let wireguard = match wireguard {
+            Some((pair, offer)) => {
+                let preshared_key = private::preshared_key(suite.prf, &keys.sk_d, ni, nr);
+                Some(pair.keys(offer.public_key, &preshared_key).ok()?)
+            }
+            None => None,
+        };
         let (local_spi, peer_spi) = if initiator {
             (from.initiator_spi, from.responder_spi)
         } else {
@@ -321,7 +339,7 @@ impl Engine {
         Some(Successor {
             sa,
             sk_d: keys.sk_d,
-            keys: pair.keys(peer_public_key, &preshared_key).ok()?,
+            keys: wireguard,
             nonce: ni.min(nr).to_vec(),
         })
     }
@@ -347,16 +365,26 @@ impl Engine {
             sa.queue.push_back(Request::Update);
         }
         self.established.insert((identity.clone(), sa.id));
-        self.event(Event::Established {
-            sa: sa.id,
-            remote: sa.remote,
-            initiator: sa.initiator,
-            identity,
-            certificates: former.certificates.clone(),
-            keys,
-            initial_contact: false,
-        });
-        self.depart(old, format!("rekeyed: SA {} with the same peer", sa.id.0));
+        match keys {
+            Some(keys) => {
+                let tunnel = self.fresh_tunnel();
+                self.event(Event::Established {
+                    sa: sa.id,
+                    remote: sa.remote,
+                    initiator: sa.initiator,
+                    identity,
+                    certificates: former.certificates.clone(),
+                    tunnel,
+                    keys: TunnelKeys::WireGuard(keys),
+                    initial_contact: false,
+                });
+                self.depart(old, format!("rekeyed: SA {} with the same peer", sa.id.0));
+            }
+            None => {
+                self.established.remove(&(identity, old.id));
+                self.event(Event::Succeeded { sa: old.id, successor: sa.id });
+            }
+        }
         let group = sa.suite.map_or(former.group, |suite| suite.group);
         let rekey_at = self.rekey_at(now, rng);
         sa.state = State::Established(Established { sk_d, group, rekey_at, ..former });
@@ -393,14 +421,14 @@ fn rekey_payloads(
     group: &Group,
     public: Vec<u8>,
     nonce: Vec<u8>,
-    public_key: [u8; 32],
+    pair: Option<&WireGuardPair>,
 ) -> Vec<Payload> {
     let mut payloads = vec![
         Payload::SecurityAssociation(vec![proposal]),
         Payload::Nonce(nonce),
         Payload::KeyExchange { group: group.id, data: public },
     ];
-    payloads.extend(Offer { public_key, lineage: None }.payloads());
+    payloads.extend(pair.map(|pair| Offer { public_key: pair.public }.payload()));
     payloads
 }
 

@@ -12,7 +12,7 @@ use crate::limits::{DropReason, MAX_INIT_LEN};
 use crate::private::{self, VENDOR_ID};
 use crate::sa::{Handshake, Sa, State};
 use crate::wire::{self, Exchange, Header, Notify, NotifyType, Payload, Proposal};
-use crate::{Engine, Event, Identity, Refusal};
+use crate::{Engine, Event, Identity, Refusal, TunnelKind};
 
 /// Bytes of our nonces (RFC 7296 §2.10: at least half of the prf's key).
 pub(crate) const NONCE_LEN: usize = 32;
@@ -25,7 +25,6 @@ pub(crate) struct InitPayloads {
     pub(crate) public: Vec<u8>,
     pub(crate) nonce: Vec<u8>,
     pub(crate) hashes: Vec<u8>,
-    pub(crate) childless: bool,
     pub(crate) cookie: Vec<u8>,
     pub(crate) intermediate: bool,
     /// It sent [`VENDOR_ID`].
@@ -45,7 +44,6 @@ impl InitPayloads {
                     NotifyType::SIGNATURE_HASH_ALGORITHMS => found.hashes = notify.data,
                     NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED => found.intermediate = true,
                     NotifyType::COOKIE => found.cookie = notify.data,
-                    NotifyType::CHILDLESS_IKEV2_SUPPORTED => found.childless = true,
                     _ => {}
                 },
                 Payload::VendorId(id) => found.ours |= id == VENDOR_ID,
@@ -82,7 +80,7 @@ impl Engine {
             return Ok(());
         }
         let (total, per_source) = (self.config.half_open, self.config.half_open_per_source);
-        let init = match wire::decode_plain(header, datagram) {
+        let mut init = match wire::decode_plain(header, datagram) {
             Ok(payloads) => InitPayloads::find(payloads).ok_or(DropReason::Malformed)?,
             Err(wire::Error::UnsupportedCritical(kind)) => {
                 let notify = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, [kind]);
@@ -92,6 +90,7 @@ impl Engine {
             }
             Err(_) => return Err(DropReason::Malformed),
         };
+        init.ours &= self.config.extensions;
         if self.half_open.wants_cookie(from.ip(), total, per_source) {
             let (now, spi) = (context.now, header.initiator_spi);
             if !self.cookies.knows(now, &init.cookie, from, spi, &init.nonce) {
@@ -157,9 +156,14 @@ impl Engine {
                 NotifyType::SIGNATURE_HASH_ALGORITHMS,
                 signature::hash_algorithms(),
             )),
-            Payload::Notify(Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED, [])),
-            Payload::VendorId(VENDOR_ID.to_vec()),
         ];
+        if self.config.extensions {
+            payloads.push(Payload::VendorId(VENDOR_ID.to_vec()));
+        }
+        if self.config.tunnels.contains(&TunnelKind::WireGuard) {
+            let kind = NotifyType::CHILDLESS_IKEV2_SUPPORTED;
+            payloads.push(Payload::Notify(Notify::new(kind, [])));
+        }
         if choice.suite.additional.is_some() {
             let kind = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
             payloads.push(Payload::Notify(Notify::new(kind, [])));
@@ -180,6 +184,7 @@ impl Engine {
             init_request: datagram.to_vec(),
             init_response,
             peer_hashes: init.hashes,
+            ours: init.ours,
             stamp: 0,
             int_auth: None,
             former: None,
@@ -231,7 +236,7 @@ impl Engine {
         let State::HalfOpen(handshake) = std::mem::replace(&mut sa.state, State::Refused) else {
             return Fate::Forget;
         };
-        match self.accept(context, &handshake, payloads) {
+        match self.accept(context, sa.remote, &handshake, payloads) {
             Ok(accepted) => {
                 if let Some(origin) = sa.origin {
                     self.half_open.leave(origin.ip());
@@ -243,7 +248,11 @@ impl Engine {
                 let Denial { notify, data, identity, reason, own_fault } = denial;
                 sa.identity.clone_from(&identity);
                 let told = if own_fault { "trouble of its own" } else { &reason.0 };
-                self.respond(sa, Exchange::IKE_AUTH, &private::refusal(notify, &data, told));
+                let mut refusal = private::refusal(notify, &data, told);
+                if !handshake.ours {
+                    refusal.truncate(1);
+                }
+                self.respond(sa, Exchange::IKE_AUTH, &refusal);
                 if notify == NotifyType::SUPERSEDED {
                     self.fail_superseded(sa, identity);
                 } else if own_fault {
@@ -259,12 +268,14 @@ impl Engine {
     fn accept(
         &mut self,
         context: &mut Context<'_>,
+        remote: SocketAddr,
         handshake: &Handshake,
         payloads: Result<Vec<Payload>, wire::Error>,
     ) -> Result<Accepted, Denial> {
         let payloads = payloads.map_err(syntax)?;
         let peer = handshake.check_proof(true, &payloads, context.credentials)?;
-        let (own_offer, newcomer) = self.admit(context, handshake, peer, &payloads, None)?;
+        let (grant, newcomer) =
+            self.admit(context, handshake, remote, peer, &payloads, None)?;
         let mut response =
             handshake.own_proof(false, context.credentials).map_err(|reason| Denial {
                 own_fault: true,
@@ -277,7 +288,7 @@ impl Engine {
         if newcomer.replaced.is_empty() {
             response.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, [])));
         }
-        response.extend(own_offer.payloads());
+        response.extend(grant);
         Ok(Accepted { response, established: newcomer })
     }
 }

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::agreement;
 use rand_core::CryptoRng;
 
+use crate::child::Child;
 use crate::crossing::Rank;
 use crate::crypto::channel::Channel;
 use crate::crypto::keys::Secret;
 use crate::crypto::suite::{Group, Suite};
 use crate::intermediate::{IntAuth, Intermediate};
 use crate::limits::HALF_OPEN_LIFETIME;
-use crate::private::{Lineage, WireGuardPair};
+use crate::private::Lineage;
 use crate::rekey::{OwnRekey, Successor};
+use crate::tunnel::{Offered, TunnelKind};
 use crate::wire::{Delete, Exchange, Header, Notify, NotifyType, Payload};
 use crate::{Identity, SaId, private};
 
@@ -78,7 +80,7 @@ pub(crate) enum State {
     /// Initiator: waits for the response to IKE_INTERMEDIATE.
     Intermediate(Box<Intermediate>),
     /// Initiator: waits for the response to IKE_AUTH.
-    AuthSent(Box<Handshake>, Box<WireGuardPair>),
+    AuthSent(Box<Handshake>, Box<Offered>),
     /// Responder: waits for IKE_INTERMEDIATE or IKE_AUTH.
     HalfOpen(Box<Handshake>),
     /// Responder: IKE_AUTH was answered with an error, which is repeated when asked again.
@@ -115,6 +117,8 @@ pub(crate) struct Handshake {
     pub(crate) init_response: Vec<u8>,
     /// Data of the peer's SIGNATURE_HASH_ALGORITHMS.
     pub(crate) peer_hashes: Vec<u8>,
+    /// The peer is one of our own nodes.
+    pub(crate) ours: bool,
     /// Of an initiator: [`Lineage::stamp`].
     pub(crate) stamp: u64,
     pub(crate) int_auth: Option<IntAuth>,
@@ -132,6 +136,10 @@ pub(crate) struct Established {
     pub(crate) sk_d: Secret,
     /// For the next key exchange.
     pub(crate) group: &'static Group,
+    /// What it keys.
+    pub(crate) kind: TunnelKind,
+    /// None with WireGuard.
+    pub(crate) children: Vec<Child>,
     pub(crate) rekey_at: Option<Instant>,
     /// The peer's rekeying that crosses ours.
     pub(crate) theirs: Option<Box<Successor>>,
@@ -294,19 +302,20 @@ impl Sa {
 
     /// When something has to be done about it.
     pub(crate) fn deadline(&self, dead_peer_interval: Duration) -> Instant {
-        if self.is_half_open() {
-            self.begun + HALF_OPEN_LIFETIME
-        } else if let Some(outstanding) = &self.outstanding {
-            outstanding.due
-        } else {
-            let quiet = self.last_heard + dead_peer_interval;
-            match &self.state {
-                State::Closing => self.delete_at.unwrap_or(quiet),
-                State::Established(established) => {
-                    established.rekey_at.map_or(quiet, |rekey_at| rekey_at.min(quiet))
-                }
-                _ => quiet,
+        let quiet = self.last_heard + dead_peer_interval;
+        match (&self.state, &self.outstanding) {
+            (State::HalfOpen(_) | State::Refused, _) => self.begun + HALF_OPEN_LIFETIME,
+            (State::Established(established), outstanding) => {
+                let children = established.children.iter().filter_map(Child::deadline);
+                let own = match outstanding {
+                    Some(outstanding) => outstanding.due,
+                    None => established.rekey_at.map_or(quiet, |rekey_at| rekey_at.min(quiet)),
+                };
+                children.fold(own, Instant::min)
             }
+            (_, Some(outstanding)) => outstanding.due,
+            (State::Closing, None) => self.delete_at.unwrap_or(quiet),
+            (_, None) => quiet,
         }
     }
 }

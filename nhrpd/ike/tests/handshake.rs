@@ -2,7 +2,7 @@
 
 mod support;
 
-use ike::{Algorithms, Config, Event};
+use ike::{Algorithms, Config, Event, TunnelKeys, TunnelKind};
 use support::*;
 
 fn established(node: &Node) -> (&Event, &ike::Identity, &[Vec<u8>], bool, bool) {
@@ -192,12 +192,16 @@ fn rfc7296_1_2_invalid_ke_payload_cannot_send_us_in_circles() {
 #[test]
 fn every_sa_has_keys_of_its_own() {
     let mut net = Net::pair(1);
-    let first = net.initiate(A, B);
+    let wireguard = |net: &Net| match net.nodes[A].tunnel() {
+        TunnelKeys::WireGuard(keys) => keys,
+        TunnelKeys::Esp(_) => panic!("ESP"),
+    };
+    net.initiate(A, B);
     net.settle();
-    let keys = net.nodes[A].up[&first].clone();
-    let second = net.initiate(A, B);
+    let keys = wireguard(&net);
+    net.initiate(A, B);
     net.settle();
-    let other = &net.nodes[A].up[&second];
+    let other = wireguard(&net);
     assert_ne!(keys.private_key, other.private_key);
     assert_ne!(keys.peer_public_key, other.peer_public_key);
     assert_ne!(keys.preshared_key, other.preshared_key);
@@ -205,14 +209,18 @@ fn every_sa_has_keys_of_its_own() {
 
 #[test]
 fn secrets_are_not_in_debug_output() {
-    let mut net = Net::pair(1);
-    let sa = net.initiate(A, B);
-    net.settle();
-    let keys = &net.nodes[A].up[&sa];
-    let text = format!("{:?} {:?} {:?}", net.nodes[A].engine, net.nodes[A].events, keys);
-    let secret: String = format!("{:?}", &keys.preshared_key[..4]);
-    assert!(!text.contains(secret.trim_matches(['[', ']'])), "{text}");
-    assert!(text.contains("WireGuardKeys(…)"));
+    for (kind, shown) in [(TunnelKind::WireGuard, "WireGuardKeys(…)"), (TunnelKind::Esp, "SPI")] {
+        let mut net = Net::pair_with(1, &[kind], &[kind]);
+        net.initiate(A, B);
+        net.settle();
+        let keys = net.nodes[A].tunnel();
+        let text = format!("{:?} {:?} {:?}", net.nodes[A].engine, net.nodes[A].events, keys);
+        for secret in secrets(&keys) {
+            let secret: String = format!("{:?}", &secret[..4]);
+            assert!(!text.contains(secret.trim_matches(['[', ']'])), "{text}");
+        }
+        assert!(text.contains(shown), "{text}");
+    }
 }
 
 #[test]

@@ -46,8 +46,8 @@ pub struct Config {
 pub enum Security {
     /// Not at all; it has to be asked for by name.
     None,
-    /// WireGuard sessions keyed by IKEv2.
-    WireGuard,
+    /// Tunnels keyed by IKEv2, of the kinds that [`ike::Config::tunnels`] names.
+    Ike,
 }
 
 /// Who gets copies of multicast packets.

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+pub use ike::{Esp, EspCipher, EspKeys};
+
 /// One keyed path to a peer. A new key exchange with the same node is a new id, so that the old
 /// path can carry traffic until the new one has carried a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,60 +78,12 @@ pub enum Transport {
     Esp(Esp),
 }
 
-/// A pair of ESP SAs that one CHILD_SA agreed on.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Esp {
-    /// Cipher of both directions.
-    pub cipher: EspCipher,
-    /// Extended sequence numbers (RFC 4303 §2.2.1).
-    pub esn: bool,
-    /// In UDP (RFC 3948), from the own port to that of [`Peer::endpoint`]; else IP protocol 50.
-    pub encapsulated: bool,
-    /// What the peer sends with.
-    pub inbound: EspKeys,
-    /// What we send with.
-    pub outbound: EspKeys,
-}
-
-/// Ciphers of ESP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EspCipher {
-    /// AES-GCM with a tag of 16 octets (RFC 4106); key of 16 octets.
-    Aes128Gcm16,
-    /// As above with a key of 32 octets.
-    Aes256Gcm16,
-    /// ChaCha20-Poly1305 (RFC 7634); key of 32 octets.
-    ChaCha20Poly1305,
-    /// AES-CBC (RFC 3602), key of 16 octets, with HMAC-SHA-256-128 (RFC 4868).
-    Aes128CbcSha256,
-    /// AES-CBC, key of 32 octets, with HMAC-SHA-256-128.
-    Aes256CbcSha256,
-}
-
-/// One direction of a CHILD_SA.
-#[derive(Clone, PartialEq, Eq)]
-pub struct EspKeys {
-    /// Security Parameters Index; never one whose first octet is 1 to 4 and the others zero
-    /// (WireGuard on the same port), and at least 256 (RFC 4303 §2.1).
-    pub spi: u32,
-    /// Encryption key; behind it the salt of 4 octets where the cipher is an AEAD.
-    pub encryption: Zeroizing<Vec<u8>>,
-    /// Integrity key; empty where the cipher is an AEAD.
-    pub integrity: Zeroizing<Vec<u8>>,
-}
-
-impl std::fmt::Debug for EspKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "EspKeys(SPI {:08x})", self.spi)
-    }
-}
-
 impl std::fmt::Debug for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Clear => "Clear",
             Self::WireGuard { .. } => "WireGuard(…)",
-            Self::Esp(_) => "Esp(…)",
+            Self::Esp(esp) => return esp.fmt(f),
         })
     }
 }
@@ -166,7 +120,9 @@ pub enum Event {
         destination: IpAddr,
     },
     /// The session carried its first authenticated packet in each direction that it needs:
-    /// traffic may be moved onto it.
+    /// traffic may be moved onto it. With [`Transport::Esp`] that is the first packet received;
+    /// this event may come as often as there is one, and need not come at all, because IKE too
+    /// finds out when the peer is ready.
     Up {
         /// The path.
         peer: PeerId,

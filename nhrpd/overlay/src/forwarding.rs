@@ -206,7 +206,7 @@ mod tests {
                 default_authorization: None,
                 limits: Limits::default(),
             },
-            security: Security::WireGuard,
+            security: Security::Ike,
             ike: ike::Config::default(),
             port: PORT,
             routes: vec![net("10.0.0.0/8")],
@@ -221,6 +221,7 @@ mod tests {
             let allowed = [tunnel(n).into(), net(&format!("10.0.{n}.0/24"))];
             sessions.insert(Session {
                 sa: None,
+                tunnel: None,
                 identity: Some(format!("CN=node{n}")),
                 authorization: Authorization::Within(allowed.into()),
                 endpoint: SocketAddr::new(nbma(n).address, PORT),

@@ -97,6 +97,7 @@ impl Overlay {
         let endpoint = self.sessions.endpoint(nbma);
         let id = self.sessions.insert(Session {
             sa: None,
+            tunnel: None,
             identity: None,
             authorization: Authorization::Any,
             endpoint,

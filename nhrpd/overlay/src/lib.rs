@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use ::nhrp::engine as nhrp;
 use ::nhrp::wire::code::{ALREADY_REGISTERED, PROHIBITED};
+use ike::TunnelKeys;
 use ipnet::IpNet;
 use nhrp::{Authorization, Binding, BindingKind, Nbma};
 use rand_core::CryptoRng;
@@ -109,7 +110,7 @@ impl Overlay {
             ike: ike::Engine::new(config.ike.clone()),
             sessions: Sessions::new(match config.security {
                 Security::None => 0,
-                Security::WireGuard => config.port,
+                Security::Ike => config.port,
             }),
             config,
             credentials,
@@ -127,6 +128,7 @@ impl Overlay {
             stopped: false,
             started: now.instant,
         };
+        overlay.ike.update_addresses(now.instant, overlay.config.nhrp.nbma, rng);
         overlay.pump(now, rng);
         overlay
     }
@@ -301,7 +303,7 @@ impl Overlay {
         }
         self.config.nhrp.nbma = nbma;
         // The peers learn the new address first, so that they know the sender of what follows.
-        self.ike.update_addresses(now.instant, rng);
+        self.ike.update_addresses(now.instant, nbma, rng);
         self.nhrp.set_nbma(now.instant, nbma);
         self.pump(now, rng);
     }
@@ -433,7 +435,9 @@ impl Overlay {
 
     fn ike_event(&mut self, now: Now, event: ike::Event, rng: &mut dyn CryptoRng) {
         match event {
-            ike::Event::Established { sa, remote, initiator, certificates, keys, .. } => {
+            ike::Event::Established {
+                sa, remote, initiator, certificates, tunnel, keys, ..
+            } => {
                 let Some(credentials) = &self.credentials else { return };
                 let (identity, authorization) =
                     match credentials.claims(&certificates, &self.config, now.wall) {
@@ -449,6 +453,7 @@ impl Overlay {
                 self.attempts.remove(&nbma);
                 let id = self.sessions.insert(Session {
                     sa: Some(sa),
+                    tunnel: Some(tunnel),
                     identity: Some(identity),
                     authorization,
                     endpoint: remote,
@@ -456,15 +461,16 @@ impl Overlay {
                     since: now.instant,
                     idle_deadline: Some(now.instant + self.config.idle_timeout),
                 });
-                self.transports.insert(
-                    id,
-                    Transport::WireGuard {
+                let transport = match keys {
+                    TunnelKeys::WireGuard(keys) => Transport::WireGuard {
                         private_key: keys.private_key,
                         peer_public_key: keys.peer_public_key,
                         preshared_key: keys.preshared_key,
                         initiate: !initiator,
                     },
-                );
+                    TunnelKeys::Esp(esp) => Transport::Esp(esp),
+                };
+                self.transports.insert(id, transport);
                 self.dirty = true;
             }
             ike::Event::Failed { sa, remote, identity, reason, superseded, .. } => {
@@ -479,25 +485,42 @@ impl Overlay {
                     self.refuse(now.instant, Refused { peer: remote, identity, reason: reason.0 });
                 }
             }
+            ike::Event::Confirmed { sa, tunnel } => {
+                if let Some(id) = self.sessions.by_tunnel(sa, tunnel) {
+                    self.session_up(now, id, rng);
+                }
+            }
+            ike::Event::Succeeded { sa, successor } => self.sessions.succeed(sa, successor),
+            ike::Event::Unkeyed { sa, tunnel, reason } => {
+                if let Some(id) = self.sessions.by_tunnel(sa, tunnel) {
+                    self.keys_gone(now.instant, id, &reason);
+                }
+            }
             ike::Event::Closed { sa, reason } => {
-                let Some(id) = self.sessions.by_sa(sa) else { return };
-                // Make before break: a session that has a successor goes when that one is up.
-                if self.sessions.twins(id).is_empty() {
-                    // The peer may refuse us after we have accepted it.
-                    if self.sessions.get(id).is_some_and(|session| !session.up) {
-                        self.refuse_session(now.instant, id, reason.clone());
-                    }
-                    self.forget_session(now.instant, id, &reason);
-                } else {
-                    self.sessions.supersede(id);
+                for id in self.sessions.by_sa(sa) {
+                    self.keys_gone(now.instant, id, &reason);
                 }
             }
             ike::Event::Moved { sa, remote } => {
-                if let Some(id) = self.sessions.by_sa(sa) {
+                for id in self.sessions.by_sa(sa) {
                     self.move_session(now.instant, id, remote);
                 }
             }
         }
+    }
+
+    /// IKE has given up the keys of a session. Make before break: one that has a successor goes
+    /// when that one is up.
+    fn keys_gone(&mut self, now: Instant, id: PeerId, reason: &str) {
+        if !self.sessions.twins(id).is_empty() {
+            self.sessions.supersede(id);
+            return;
+        }
+        // The peer may refuse us after we have accepted it.
+        if self.sessions.get(id).is_some_and(|session| !session.up) {
+            self.refuse_session(now, id, reason.to_owned());
+        }
+        self.forget_session(now, id, reason);
     }
 
     fn session_up(&mut self, now: Now, id: PeerId, rng: &mut dyn CryptoRng) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use ike::SaId;
+use ike::{SaId, TunnelId};
 use ipnet::IpNet;
 use nhrp::engine::{Authorization, Nbma};
 
@@ -15,6 +15,8 @@ use crate::desired::PeerId;
 pub(crate) struct Session {
     /// The IKE SA; `None` with `security: none`, and when it is gone but its successor is not up.
     pub sa: Option<SaId>,
+    /// Its tunnel in that SA.
+    pub tunnel: Option<TunnelId>,
     /// Who it proved to be.
     pub identity: Option<String>,
     /// What that identity may claim.
@@ -31,7 +33,7 @@ pub(crate) struct Session {
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     by_id: BTreeMap<PeerId, Session>,
-    by_sa: BTreeMap<SaId, PeerId>,
+    by_sa: BTreeSet<(SaId, PeerId)>,
     by_nbma: BTreeSet<(Nbma, PeerId)>,
     by_host: BTreeSet<(IpAddr, PeerId)>,
     idle: BTreeSet<(Instant, PeerId)>,
@@ -60,7 +62,7 @@ impl Sessions {
         self.last_id += 1;
         let id = PeerId(self.last_id);
         if let Some(sa) = session.sa {
-            self.by_sa.insert(sa, id);
+            self.by_sa.insert((sa, id));
         }
         self.by_nbma.insert((self.nbma(session.endpoint), id));
         for host in hosts(&session.authorization) {
@@ -76,7 +78,7 @@ impl Sessions {
     pub(crate) fn remove(&mut self, id: PeerId) -> Option<Session> {
         let session = self.by_id.remove(&id)?;
         if let Some(sa) = session.sa {
-            self.by_sa.remove(&sa);
+            self.by_sa.remove(&(sa, id));
         }
         self.by_nbma.remove(&(self.nbma(session.endpoint), id));
         for host in hosts(&session.authorization) {
@@ -100,8 +102,27 @@ impl Sessions {
         self.by_id.iter().map(|(&id, session)| (id, session))
     }
 
-    pub(crate) fn by_sa(&self, sa: SaId) -> Option<PeerId> {
-        self.by_sa.get(&sa).copied()
+    /// The sessions that an IKE SA keyed, oldest first.
+    pub(crate) fn by_sa(&self, sa: SaId) -> Vec<PeerId> {
+        let all = (sa, PeerId(0))..=(sa, PeerId(u32::MAX));
+        self.by_sa.range(all).map(|&(_, id)| id).collect()
+    }
+
+    /// The session of one tunnel of an IKE SA.
+    pub(crate) fn by_tunnel(&self, sa: SaId, tunnel: TunnelId) -> Option<PeerId> {
+        let fits = |id: &PeerId| self.get(*id).is_some_and(|s| s.tunnel == Some(tunnel));
+        self.by_sa(sa).into_iter().find(fits)
+    }
+
+    /// An IKE SA goes on under another handle.
+    pub(crate) fn succeed(&mut self, sa: SaId, successor: SaId) {
+        for id in self.by_sa(sa) {
+            if let Some(session) = self.by_id.get_mut(&id) {
+                session.sa = Some(successor);
+                self.by_sa.remove(&(sa, id));
+                self.by_sa.insert((successor, id));
+            }
+        }
     }
 
     /// Every session at this NBMA address, newest first.
@@ -150,7 +171,7 @@ impl Sessions {
     /// The IKE SA of a session is gone; the session stays until its successor is up.
     pub(crate) fn supersede(&mut self, id: PeerId) {
         if let Some(sa) = self.by_id.get_mut(&id).and_then(|session| session.sa.take()) {
-            self.by_sa.remove(&sa);
+            self.by_sa.remove(&(sa, id));
         }
     }
 
@@ -225,6 +246,7 @@ mod tests {
     fn session(n: u8, endpoint: SocketAddr) -> Session {
         Session {
             sa: Some(SaId(n.into())),
+            tunnel: Some(TunnelId(n.into())),
             identity: Some(format!("CN=spoke{n}")),
             authorization: Authorization::Within([host(n).into()].into()),
             endpoint,
@@ -314,9 +336,13 @@ mod tests {
     fn who_lost_its_sa_is_found_by_it_no_more() {
         let mut sessions = Sessions::new(PORT);
         let id = sessions.insert(session(2, at(1, PORT)));
-        assert_eq!(sessions.by_sa(SaId(2)), Some(id));
+        assert_eq!(sessions.by_sa(SaId(2)), [id]);
+        assert_eq!(sessions.by_tunnel(SaId(2), TunnelId(2)), Some(id));
+        assert_eq!(sessions.by_tunnel(SaId(2), TunnelId(3)), None);
+        sessions.succeed(SaId(2), SaId(7));
+        assert_eq!((sessions.by_sa(SaId(2)), sessions.by_sa(SaId(7))), (vec![], vec![id]));
         sessions.supersede(id);
-        assert_eq!(sessions.by_sa(SaId(2)), None);
+        assert_eq!(sessions.by_sa(SaId(7)), []);
         assert!(sessions.get(id).is_some_and(|session| session.sa.is_none()));
     }
 }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use ike::TunnelKind;
 use ipnet::{IpNet, Ipv4Net};
 use nhrp::engine::{Authorization, Limits, Server};
 use overlay::{Config, Credentials, Security, Trust};
@@ -25,6 +26,8 @@ pub struct Domain {
     pub ca: &'static str,
     /// How GRE packets are protected.
     pub security: Security,
+    /// Kinds of tunnel that every node carries, the preferred first.
+    pub tunnels: Vec<TunnelKind>,
     /// Holding time of NHRP.
     pub holding_time: Duration,
     /// Silence after which IKE probes.
@@ -39,7 +42,8 @@ impl Default for Domain {
     fn default() -> Self {
         Self {
             ca: "Example CA",
-            security: Security::WireGuard,
+            security: Security::Ike,
+            tunnels: vec![TunnelKind::WireGuard],
             holding_time: Duration::from_secs(600),
             dead_peer_interval: Duration::from_secs(30),
             rekey_interval: Duration::from_secs(4 * 3600),
@@ -117,7 +121,7 @@ impl Domain {
                 shortcut: !hub,
                 default_authorization: match self.security {
                     Security::None => Some(Authorization::Any),
-                    Security::WireGuard => None,
+                    Security::Ike => None,
                 },
                 limits: Limits::default(),
             },
@@ -128,10 +132,12 @@ impl Domain {
                 half_open: 256,
                 half_open_per_source: 16,
                 established: 4096 + 64,
+                tunnels: self.tunnels.clone(),
+                ..ike::Config::default()
             },
             port: match self.security {
                 Security::None => 0,
-                Security::WireGuard => PORT,
+                Security::Ike => PORT,
             },
             routes: if hub { Vec::new() } else { vec![Ipv4Net::new_assert(LANS, 8).into()] },
             multicast: Vec::new(),
@@ -164,7 +170,7 @@ impl Domain {
         let (ca, security) = (self.ca, self.security);
         Box::new(move || match security {
             Security::None => None,
-            Security::WireGuard => Some(credentials(ca, &request)),
+            Security::Ike => Some(credentials(ca, &request)),
         })
     }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use overlay::{Config, Credentials, Security, Trust};
 
 use super::packet::IpPacket;
-use super::plane::{Inner, Payload};
+use super::plane::{EspPacket, Inner, Payload};
 use super::tunnel::Message;
 use super::{NodeId, Sim};
 
@@ -24,6 +24,8 @@ pub(super) struct Guard {
     steps: u32,
     second: Option<Instant>,
     launched: usize,
+    /// The last sequence number that was sealed with each key of ESP.
+    sequences: BTreeMap<Vec<u8>, u64>,
     /// What the certificate of each identity allows.
     claims: BTreeMap<String, BTreeSet<IpNet>>,
 }
@@ -47,10 +49,20 @@ impl Guard {
         }
         let data = matches!(
             payload,
-            Payload::WireGuard(_, Message::Data(..)) | Payload::Gre(Inner::Ip(_))
+            Payload::WireGuard(_, Message::Data(..))
+                | Payload::Gre(Inner::Ip(_))
+                | Payload::Esp(EspPacket { inner: Inner::Ip(_), .. })
         );
         self.launched += usize::from(!data);
         assert!(self.launched < STORM * nodes.max(1), "a storm of control messages");
+    }
+
+    /// No nonce is used twice with one key: not by two nodes, and not by one.
+    pub(super) fn sealed(&mut self, payload: &Payload) {
+        let Payload::Esp(packet) = payload else { return };
+        let last = self.sequences.entry(packet.key.clone()).or_default();
+        assert!(packet.sequence > *last, "a nonce used twice: SPI {:08x}", packet.spi);
+        *last = packet.sequence;
     }
 
     pub(super) fn learn(&mut self, credentials: Option<&Credentials>) {

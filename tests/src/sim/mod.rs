@@ -40,7 +40,7 @@ pub use domain::{Domain, Nodes, address_of, host_of, lan_of, tunnel_address_of};
 pub use network::{INTERNET, Nat, Network, RealmId, Weather};
 pub use node::Blueprint;
 pub use packet::{Arrival, Fate, IpPacket, TTL};
-pub use plane::{Counters, Inner, Payload};
+pub use plane::{Counters, EspPacket, Inner, Payload};
 pub use traffic::{Flow, FlowId};
 pub use tunnel::{Key, Message};
 
@@ -131,7 +131,7 @@ impl Sim {
         (0..self.nodes.len()).map(NodeId)
     }
 
-    /// How many payloads of a kind went over the underlay: `ike`, `wireguard`, `gre`.
+    /// How many payloads of a kind went over the underlay: `ike`, `wireguard`, `esp`, `gre`.
     pub fn seen(&self, kind: &str) -> u64 {
         self.seen.get(kind).copied().unwrap_or(0)
     }
@@ -266,6 +266,7 @@ impl Sim {
         let actions = match payload {
             Payload::Ike(datagram) => vec![Action::Event(Event::Ike { from, datagram })],
             Payload::WireGuard(key, message) => live.plane.receive(self.now, from, key, message),
+            Payload::Esp(packet) => live.plane.receive_esp(self.now, from, packet),
             Payload::Gre(inner) => live.plane.receive_clear(self.now, from, inner),
         };
         self.act(id, actions);
@@ -355,6 +356,9 @@ impl Sim {
     fn launch(&mut self, origin: Option<NodeId>, path: Path, payload: &Payload) {
         *self.seen.entry(payload.kind()).or_default() += 1;
         self.guard.launched(self.now, self.nodes.len(), payload);
+        if origin.is_some() {
+            self.guard.sealed(payload);
+        }
         let copies = self.network.weather.copies(&mut self.rng);
         if let Payload::Gre(Inner::Ip(packet)) = payload {
             self.fates[packet.number as usize].copies += copies.saturating_sub(1);
@@ -376,6 +380,7 @@ impl Payload {
         match self {
             Self::Ike(_) => "ike",
             Self::WireGuard(..) => "wireguard",
+            Self::Esp(_) => "esp",
             Self::Gre(_) => "gre",
         }
     }

@@ -1,4 +1,5 @@
-//! A model of the userspace data plane: forwarding, redirects, and a session for each peer.
+//! A model of the data planes: forwarding, redirects, and for each peer a session of WireGuard as
+//! the userspace plane has it, or a pair of ESP SAs as the kernel does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -6,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nhrp::engine::Usage;
-use overlay::desired::{Desired, Event, PeerId, Transport};
+use overlay::desired::{Desired, Esp, Event, PeerId, Transport};
 
 use super::packet::IpPacket;
-use super::tunnel::{Key, Life, Message, Tunnel};
+use super::tunnel::{Key, Life, Message, Tunnel, Window};
 
 /// Initiations that wait for their session, and how long.
 const EARLY: usize = 16;
@@ -22,8 +23,23 @@ pub enum Payload {
     Ike(Vec<u8>),
     /// A WireGuard message of the session with this pre-shared key.
     WireGuard(Key, Message),
+    /// An ESP packet.
+    Esp(EspPacket),
     /// GRE in the clear.
     Gre(Inner),
+}
+
+/// An ESP packet (RFC 4303): who has the key can read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EspPacket {
+    /// Of the receiver.
+    pub spi: u32,
+    /// What it is sealed with.
+    pub key: Vec<u8>,
+    /// Sequence number, and with the key the nonce.
+    pub sequence: u64,
+    /// What is inside.
+    pub inner: Inner,
 }
 
 /// What GRE carries.
@@ -55,9 +71,24 @@ const UNROUTABLE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Session {
     endpoint: SocketAddr,
-    /// `None` in the clear.
-    tunnel: Option<(Key, Tunnel)>,
+    carrier: Carrier,
     reported: Life,
+}
+
+#[derive(Debug)]
+enum Carrier {
+    Clear,
+    WireGuard(Key, Tunnel),
+    Esp(Box<Pair>),
+}
+
+/// A pair of ESP SAs.
+#[derive(Debug)]
+struct Pair {
+    esp: Esp,
+    sent: u64,
+    window: Window,
+    receive_only: bool,
 }
 
 /// Counters of one node's life.
@@ -80,6 +111,7 @@ pub(super) struct Plane {
     desired: Desired,
     sessions: BTreeMap<PeerId, Session>,
     by_key: BTreeMap<Key, PeerId>,
+    by_spi: BTreeMap<u32, PeerId>,
     sent: BTreeMap<IpNet, u64>,
     redirected: Recently<(PeerId, IpAddr, IpAddr)>,
     unknown: Recently<SocketAddr>,
@@ -105,6 +137,7 @@ impl Plane {
             desired: Desired::default(),
             sessions: BTreeMap::new(),
             by_key: BTreeMap::new(),
+            by_spi: BTreeMap::new(),
             sent: BTreeMap::new(),
             redirected: Recently::new(REDIRECT_INTERVAL),
             unknown: Recently::new(UNKNOWN_INTERVAL),
@@ -119,6 +152,7 @@ impl Plane {
         let mut actions = Vec::new();
         self.sessions.retain(|id, _| desired.peers.contains_key(id));
         self.by_key.retain(|_, id| desired.peers.contains_key(id));
+        self.by_spi.retain(|_, id| desired.peers.contains_key(id));
         self.sent.retain(|prefix, _| desired.forwarding.contains_key(prefix));
         for (&id, peer) in &desired.peers {
             if let Some(session) = self.sessions.get_mut(&id) {
@@ -126,20 +160,32 @@ impl Plane {
                 if self.desired.peers.get(&id).is_some_and(|old| old.endpoint != peer.endpoint) {
                     session.endpoint = peer.endpoint;
                 }
+                if let Carrier::Esp(pair) = &mut session.carrier {
+                    pair.receive_only = peer.receive_only;
+                }
                 continue;
             }
             let mut messages = Vec::new();
-            let tunnel = match &peer.transport {
-                Transport::Clear => None,
-                Transport::Esp(_) => panic!("the simulated plane carries no ESP"),
+            let carrier = match &peer.transport {
+                Transport::Clear => Carrier::Clear,
+                Transport::Esp(esp) => {
+                    let other = self.by_spi.insert(esp.inbound.spi, id);
+                    assert_eq!(other, None, "two keys for SPI {:08x}", esp.inbound.spi);
+                    Carrier::Esp(Box::new(Pair {
+                        esp: esp.clone(),
+                        sent: 0,
+                        window: Window::default(),
+                        receive_only: peer.receive_only,
+                    }))
+                }
                 Transport::WireGuard { preshared_key, initiate, .. } => {
                     let mut tunnel = Tunnel::new(now, *initiate);
                     tunnel.start(now, &mut messages);
                     self.by_key.insert(**preshared_key, id);
-                    Some((**preshared_key, tunnel))
+                    Carrier::WireGuard(**preshared_key, tunnel)
                 }
             };
-            let session = Session { endpoint: peer.endpoint, tunnel, reported: Life::New };
+            let session = Session { endpoint: peer.endpoint, carrier, reported: Life::New };
             session.send(messages, &mut actions);
             self.sessions.insert(id, session);
         }
@@ -156,14 +202,17 @@ impl Plane {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let deadline = |session: &Session| session.tunnel.as_ref()?.1.deadline();
+        let deadline = |session: &Session| match &session.carrier {
+            Carrier::WireGuard(_, tunnel) => tunnel.deadline(),
+            Carrier::Clear | Carrier::Esp(_) => None,
+        };
         self.sessions.values().filter_map(deadline).min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         for (&id, session) in &mut self.sessions {
-            let Some((_, tunnel)) = &mut session.tunnel else { continue };
+            let Carrier::WireGuard(_, tunnel) = &mut session.carrier else { continue };
             let mut messages = Vec::new();
             tunnel.tick(now, &mut messages);
             session.send(messages, &mut actions);
@@ -177,8 +226,18 @@ impl Plane {
         let Some(session) = self.sessions.get_mut(&id) else {
             return dropped(inner, "no such session");
         };
-        let Some((_, tunnel)) = &mut session.tunnel else {
-            return vec![Action::Send(session.endpoint, Payload::Gre(inner))];
+        let endpoint = session.endpoint;
+        let tunnel = match &mut session.carrier {
+            Carrier::Clear => return vec![Action::Send(endpoint, Payload::Gre(inner))],
+            Carrier::Esp(pair) => {
+                assert!(!pair.receive_only, "a packet for a path that only receives");
+                pair.sent += 1;
+                let keys = &pair.esp.outbound;
+                let (spi, key) = (keys.spi, keys.encryption.to_vec());
+                let packet = EspPacket { spi, key, sequence: pair.sent, inner };
+                return vec![Action::Send(endpoint, Payload::Esp(packet))];
+            }
+            Carrier::WireGuard(_, tunnel) => tunnel,
         };
         let mut messages = Vec::new();
         if !tunnel.seal(now, Some(inner.clone()), &mut messages) {
@@ -207,7 +266,7 @@ impl Plane {
             let news = self.unknown.first(now, from);
             return if news { vec![Action::Event(Event::Unknown { from })] } else { Vec::new() };
         };
-        let Some((_, tunnel)) = &mut session.tunnel else { return Vec::new() };
+        let Carrier::WireGuard(_, tunnel) = &mut session.carrier else { return Vec::new() };
         let mut messages = Vec::new();
         let (genuine, inner) = tunnel.open(now, message, &mut messages);
         let mut actions = Vec::new();
@@ -222,6 +281,33 @@ impl Plane {
         actions
     }
 
+    /// An ESP packet came in; one of an unknown SA is dropped without a word.
+    pub(super) fn receive_esp(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        packet: EspPacket,
+    ) -> Vec<Action> {
+        let id = self.by_spi.get(&packet.spi).copied();
+        let found = id.and_then(|id| Some((id, self.sessions.get_mut(&id)?)));
+        let lost = |packet: EspPacket, reason| dropped(packet.inner, reason);
+        let Some((id, session)) = found else { return lost(packet, "unknown SPI") };
+        let Carrier::Esp(pair) = &mut session.carrier else { return lost(packet, "unknown SPI") };
+        if *pair.esp.inbound.encryption != packet.key {
+            return lost(packet, "another key");
+        }
+        if !pair.window.admit(packet.sequence) {
+            return lost(packet, "replayed");
+        }
+        let mut actions = Vec::new();
+        if session.reported == Life::New {
+            session.reported = Life::Up;
+            actions.push(Action::Event(Event::Up { peer: id }));
+        }
+        actions.extend(self.arrive(now, Some(id), from, packet.inner));
+        actions
+    }
+
     /// GRE in the clear came in.
     pub(super) fn receive_clear(
         &mut self,
@@ -230,7 +316,7 @@ impl Plane {
         inner: Inner,
     ) -> Vec<Action> {
         let from = SocketAddr::new(from.ip(), 0);
-        let peer = self.sessions.iter().find(|(_, s)| s.tunnel.is_none() && s.endpoint == from);
+        let peer = self.sessions.iter().find(|(_, s)| matches!(s.carrier, Carrier::Clear) && s.endpoint == from);
         let peer = peer.map(|(&id, _)| id);
         self.arrive(now, peer, from, inner)
     }
@@ -318,7 +404,7 @@ fn dropped(inner: Inner, reason: &'static str) -> Vec<Action> {
 
 impl Session {
     fn send(&self, messages: Vec<Message>, actions: &mut Vec<Action>) {
-        let Some((key, _)) = &self.tunnel else { return };
+        let Carrier::WireGuard(key, _) = &self.carrier else { return };
         actions.extend(
             messages
                 .into_iter()
@@ -328,7 +414,7 @@ impl Session {
 
     /// Tells what the control plane does not know yet.
     fn report(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
-        let Some((_, tunnel)) = &self.tunnel else { return };
+        let Carrier::WireGuard(_, tunnel) = &self.carrier else { return };
         if tunnel.life != self.reported {
             self.reported = tunnel.life;
             actions.push(Action::Event(match tunnel.life {

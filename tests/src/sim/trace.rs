@@ -9,7 +9,7 @@ use nhrp::wire::{Body, Packet};
 use overlay::Notice;
 
 use super::NodeId;
-use super::plane::{Inner, Payload};
+use super::plane::{EspPacket, Inner, Payload};
 use super::tunnel::Message;
 
 /// One line of the log. Words are made of it only when somebody reads it.
@@ -73,6 +73,7 @@ fn tells(payload: &Payload) -> bool {
         payload,
         Payload::WireGuard(_, Message::Data(_, _, None | Some(Inner::Ip(_))))
             | Payload::Gre(Inner::Ip(_))
+            | Payload::Esp(EspPacket { inner: Inner::Ip(_), .. })
     )
 }
 
@@ -120,6 +121,9 @@ impl fmt::Display for Payload {
                     Message::Data(_, _, None) => f.write_str("keepalive"),
                     Message::Data(_, _, Some(inner)) => inner.fmt(f),
                 }
+            }
+            Self::Esp(packet) => {
+                write!(f, "ESP {:08x} number {} {}", packet.spi, packet.sequence, packet.inner)
             }
             Self::Gre(inner) => write!(f, "GRE {inner}"),
         }

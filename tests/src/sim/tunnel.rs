@@ -53,19 +53,25 @@ struct Epoch {
     since: Instant,
     initiator: bool,
     sent: u64,
-    seen: BTreeSet<u64>,
+    seen: Window,
 }
 
 impl Epoch {
     fn new(number: u64, since: Instant, initiator: bool) -> Self {
-        Self { number, since, initiator, sent: 0, seen: BTreeSet::new() }
+        Self { number, since, initiator, sent: 0, seen: Window::default() }
     }
+}
 
+/// The counters that were seen lately: what protects against replay.
+#[derive(Debug, Default)]
+pub(super) struct Window(BTreeSet<u64>);
+
+impl Window {
     /// Whether this counter is fresh (RFC 6479).
-    fn admit(&mut self, counter: u64) -> bool {
-        let floor = self.seen.last().map_or(0, |last| last.saturating_sub(WINDOW));
-        let fresh = counter >= floor && self.seen.insert(counter);
-        self.seen = self.seen.split_off(&floor);
+    pub(super) fn admit(&mut self, counter: u64) -> bool {
+        let floor = self.0.last().map_or(0, |last| last.saturating_sub(WINDOW));
+        let fresh = counter >= floor && self.0.insert(counter);
+        self.0 = self.0.split_off(&floor);
         fresh
     }
 }
@@ -213,7 +219,7 @@ impl Tunnel {
                 else {
                     return (false, None);
                 };
-                if !epoch.admit(counter) {
+                if !epoch.seen.admit(counter) {
                     return (false, None);
                 }
                 self.life = Life::Up;

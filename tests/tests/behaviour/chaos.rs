@@ -36,7 +36,7 @@ fn bad_weather(sim: &mut Sim) -> Weather {
 fn build(sim: &mut Sim) -> (Nodes, RealmId) {
     // Without security nothing but the holding time ends what is wrong.
     let (security, longest) =
-        if sim.chance(150) { (Security::None, 120) } else { (Security::WireGuard, 600) };
+        if sim.chance(150) { (Security::None, 120) } else { (Security::Ike, 600) };
     let domain = Domain {
         security,
         holding_time: secs(sim.pick(&[60, 120, longest])),

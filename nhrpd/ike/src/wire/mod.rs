@@ -37,6 +37,8 @@ pub const PAYLOAD_HEADER_LEN: usize = 4;
 
 /// Protocol ID of IKE in proposals, notifies and deletes (RFC 7296 §3.3.1).
 pub const PROTOCOL_IKE: u8 = 1;
+/// Protocol ID of ESP.
+pub const PROTOCOL_ESP: u8 = 3;
 
 /// Why bytes are no IKE message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

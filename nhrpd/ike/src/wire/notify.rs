@@ -41,14 +41,22 @@ notify_types! {
     AUTHENTICATION_FAILED = 24;
     /// RFC 7296 §1.3.
     NO_ADDITIONAL_SAS = 35;
+    /// RFC 7296 §2.9.
+    TS_UNACCEPTABLE = 38;
     /// RFC 7296 §2.25.
     TEMPORARY_FAILURE = 43;
+    /// RFC 7296 §2.25.
+    CHILD_SA_NOT_FOUND = 44;
     /// Private: another SA with the same peer lives, see [`crate::crossing`].
     SUPERSEDED = 11820;
     /// RFC 7296 §2.4.
     INITIAL_CONTACT = 16384;
     /// RFC 7296 §2.6.
     COOKIE = 16390;
+    /// RFC 7296 §1.3.1.
+    USE_TRANSPORT_MODE = 16391;
+    /// RFC 7296 §1.3.3.
+    REKEY_SA = 16393;
     /// RFC 4555 §3.5.
     UPDATE_SA_ADDRESSES = 16400;
     /// RFC 6023 §3.

@@ -24,6 +24,8 @@ impl TransformKind {
     pub const INTEGRITY: Self = Self(3);
     /// Key exchange method.
     pub const KEY_EXCHANGE: Self = Self(4);
+    /// Sequence numbers of ESP: 1 extended, 0 not.
+    pub const SEQUENCE_NUMBERS: Self = Self(5);
     /// The first additional key exchange (RFC 9370 §3.1).
     pub const ADDITIONAL_KEY_EXCHANGE_1: Self = Self(6);
 }

@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ike::{Algorithms, Config, Engine, Event, Output, SaId, SaInfo, SaState, WireGuardKeys};
+use ike::{
+    Algorithms, Config, Engine, Event, Output, SaId, SaInfo, SaState, TunnelId, TunnelKeys,
+    TunnelKind, WireGuardKeys,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -32,14 +35,25 @@ pub struct Node {
     pub aliases: Vec<SocketAddr>,
     pub events: Vec<Event>,
     /// Keys of what is up, as the events told.
-    pub up: BTreeMap<SaId, WireGuardKeys>,
+    pub up: BTreeMap<SaId, BTreeMap<TunnelId, TunnelKeys>>,
+    /// Tunnels that may carry traffic, as the events told; WireGuard is not among them.
+    pub confirmed: BTreeSet<TunnelId>,
     pub begun: Vec<SaId>,
     /// Own SPIs, and the pre-shared keys, that were ever in use.
     spis: BTreeMap<u64, SaId>,
-    keys: BTreeSet<[u8; 32]>,
+    keys: BTreeSet<Vec<u8>>,
+    config: Config,
 }
 
 impl Node {
+    /// Keys of the only tunnel.
+    pub fn tunnel(&self) -> TunnelKeys {
+        let mut all = self.up.values().flat_map(BTreeMap::values);
+        let keys = all.next().expect("a tunnel").clone();
+        assert!(all.next().is_none(), "one tunnel");
+        keys
+    }
+
     pub fn established(&self) -> Vec<SaInfo> {
         self.engine.sas().filter(|sa| sa.state == SaState::Established).collect()
     }
@@ -122,6 +136,21 @@ impl Net {
         net
     }
 
+    /// Two nodes that can carry these.
+    pub fn pair_with(seed: u64, a: &[TunnelKind], b: &[TunnelKind]) -> Self {
+        let [a, b] = [a, b].map(|kinds| Config { tunnels: kinds.to_vec(), ..Config::default() });
+        Self::pair_as(seed, &Authority::new(), a, b)
+    }
+
+    pub fn pair_as(seed: u64, authority: &Authority, a: Config, b: Config) -> Self {
+        let mut net = Self::new(seed);
+        for (name, config) in [("a.example", a), ("b.example", b)] {
+            let credentials = authority.issue(name, KeyKind::Ed25519);
+            net.add_with(credentials, config, Algorithms::default());
+        }
+        net
+    }
+
     pub fn add(&mut self, credentials: Credentials) -> usize {
         self.add_with(credentials, Config::default(), Algorithms::default())
     }
@@ -133,15 +162,21 @@ impl Net {
         algorithms: Algorithms,
     ) -> usize {
         let index = self.nodes.len();
+        let address = address(&format!("192.0.2.{}:4500", index + 1));
+        let mut rng = ChaCha20Rng::seed_from_u64(self.rng.next_u64());
+        let mut engine = Engine::with_algorithms(config.clone(), algorithms);
+        engine.update_addresses(self.now, Some(address.ip()), &mut rng);
         self.nodes.push(Node {
-            engine: Engine::with_algorithms(config, algorithms),
+            engine,
+            config,
             credentials,
-            rng: ChaCha20Rng::seed_from_u64(self.rng.next_u64()),
-            address: address(&format!("192.0.2.{}:4500", index + 1)),
+            rng,
+            address,
             mapped: None,
             aliases: Vec::new(),
             events: Vec::new(),
             up: BTreeMap::new(),
+            confirmed: BTreeSet::new(),
             begun: Vec::new(),
             spis: BTreeMap::new(),
             keys: BTreeSet::new(),
@@ -152,7 +187,9 @@ impl Net {
     /// The node starts anew and remembers nothing.
     pub fn restart(&mut self, node: usize) {
         let node = &mut self.nodes[node];
-        node.engine = Engine::new(Config::default());
+        node.engine = Engine::new(node.config.clone());
+        node.engine.update_addresses(self.now, Some(node.address.ip()), &mut node.rng);
+        node.confirmed.clear();
         node.events.clear();
         node.up.clear();
         node.begun.clear();
@@ -195,7 +232,8 @@ impl Net {
 
     pub fn update_addresses(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        node.engine.update_addresses(self.now, &mut node.rng);
+        let own = Some(node.address.ip());
+        node.engine.update_addresses(self.now, own, &mut node.rng);
         self.drain(index);
     }
 
@@ -243,9 +281,24 @@ impl Net {
     fn note(&mut self, index: usize, event: Event) {
         let node = &mut self.nodes[index];
         match &event {
-            Event::Established { sa, keys, .. } => {
-                assert!(node.up.insert(*sa, keys.clone()).is_none(), "established twice");
-                assert!(node.keys.insert(*keys.preshared_key), "a key of two SAs");
+            Event::Established { sa, tunnel, keys, .. } => {
+                let tunnels = BTreeMap::from([(*tunnel, keys.clone())]);
+                assert!(node.up.insert(*sa, tunnels).is_none(), "established twice");
+                for secret in secrets(keys) {
+                    assert!(node.keys.insert(secret), "a key of two tunnels");
+                }
+            }
+            Event::Confirmed { sa, tunnel } => {
+                assert!(node.up[sa].contains_key(tunnel), "confirmed what is not up");
+                assert!(node.confirmed.insert(*tunnel), "confirmed twice");
+            }
+            Event::Unkeyed { sa, tunnel, .. } => {
+                let tunnels = node.up.get_mut(sa).expect("its SA is up");
+                assert!(tunnels.remove(tunnel).is_some(), "unkeyed what was not up");
+            }
+            Event::Succeeded { sa, successor } => {
+                let tunnels = node.up.remove(sa).expect("succeeded what was not up");
+                assert!(node.up.insert(*successor, tunnels).is_none(), "established twice");
             }
             Event::Closed { sa, reason } => {
                 assert!(node.up.remove(sa).is_some(), "closed what was not up");
@@ -330,7 +383,7 @@ impl Net {
         assert_eq!(a.responder_spi, b.responder_spi);
         assert_ne!(a.initiator, b.initiator);
         assert_eq!(a.suite, b.suite);
-        assert_keys(&self.nodes[A].up[&a.id], &self.nodes[B].up[&b.id]);
+        assert_keys(&self.nodes[A].tunnel(), &self.nodes[B].tunnel());
     }
 
     pub fn assert_no_sa(&self) {
@@ -341,8 +394,32 @@ impl Net {
     }
 }
 
-/// The two sides can speak WireGuard with these.
-pub fn assert_keys(a: &WireGuardKeys, b: &WireGuardKeys) {
+/// What no other tunnel may have.
+pub fn secrets(keys: &TunnelKeys) -> Vec<Vec<u8>> {
+    match keys {
+        TunnelKeys::WireGuard(keys) => vec![keys.preshared_key.to_vec()],
+        TunnelKeys::Esp(esp) => {
+            [&esp.inbound, &esp.outbound].map(|keys| keys.encryption.to_vec()).into()
+        }
+    }
+}
+
+/// The two sides can speak with these.
+pub fn assert_keys(a: &TunnelKeys, b: &TunnelKeys) {
+    match (a, b) {
+        (TunnelKeys::WireGuard(a), TunnelKeys::WireGuard(b)) => assert_wireguard(a, b),
+        (TunnelKeys::Esp(a), TunnelKeys::Esp(b)) => {
+            assert_eq!((a.cipher, a.esn), (b.cipher, b.esn));
+            assert_eq!((&a.inbound, &a.outbound), (&b.outbound, &b.inbound));
+            assert_ne!(a.inbound.encryption, a.outbound.encryption);
+            let lens = (a.inbound.encryption.len(), a.inbound.integrity.len());
+            assert_eq!(lens, a.cipher.key_lens());
+        }
+        _ => panic!("two kinds: {a:?} {b:?}"),
+    }
+}
+
+fn assert_wireguard(a: &WireGuardKeys, b: &WireGuardKeys) {
     let public = |keys: &WireGuardKeys| {
         let private = aws_lc_rs::agreement::PrivateKey::from_private_key(
             &aws_lc_rs::agreement::X25519,

@@ -1,0 +1,147 @@
+//! CHILD_SAs in IKE_AUTH: which kind of tunnel two nodes agree on, and ESP with its keys.
+
+mod support;
+
+use ike::TunnelKind::{Esp, WireGuard};
+use ike::{Algorithms, Config, EspCipher, TunnelKeys, TunnelKind};
+use support::*;
+
+/// As any other implementation of IKEv2 is.
+fn foreign(kinds: &[TunnelKind]) -> Config {
+    Config { extensions: false, ..speaking(kinds) }
+}
+
+fn speaking(kinds: &[TunnelKind]) -> Config {
+    Config { tunnels: kinds.to_vec(), ..Config::default() }
+}
+
+fn exchange(a: Config, b: Config) -> Net {
+    let mut net = Net::pair_as(1, &Authority::new(), a, b);
+    net.initiate(A, B);
+    net.settle();
+    net
+}
+
+fn esp(node: &Node) -> ike::Esp {
+    match node.tunnel() {
+        TunnelKeys::Esp(esp) => esp,
+        TunnelKeys::WireGuard(_) => panic!("WireGuard"),
+    }
+}
+
+#[test]
+fn two_of_our_nodes_agree_on_what_the_responder_prefers_and_both_can() {
+    let all: [&[TunnelKind]; 4] = [&[Esp], &[WireGuard], &[Esp, WireGuard], &[WireGuard, Esp]];
+    for a in all {
+        for b in all {
+            let net = exchange(speaking(a), speaking(b));
+            match b.iter().find(|kind| a.contains(kind)) {
+                Some(&kind) => {
+                    net.assert_one_sa();
+                    assert_eq!(net.nodes[A].tunnel().kind(), kind, "{a:?} {b:?}");
+                }
+                None => {
+                    net.assert_no_sa();
+                    let words = format!("initiator can do {}; responder can do {}", a[0], b[0]);
+                    for node in &net.nodes {
+                        let [told] = &node.failures()[..] else { panic!("{:?}", node.events) };
+                        assert!(told.contains(&words), "{told}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn with_others_it_is_esp_and_who_cannot_says_so() {
+    let both = [WireGuard, Esp];
+    for net in [
+        exchange(foreign(&[Esp]), speaking(&both)),
+        exchange(speaking(&both), foreign(&[Esp])),
+        exchange(foreign(&both), foreign(&both)),
+    ] {
+        net.assert_one_sa();
+        assert_eq!(net.nodes[A].tunnel().kind(), Esp);
+    }
+    let net = exchange(speaking(&[WireGuard]), foreign(&[Esp]));
+    net.assert_no_sa();
+    let [told] = &net.nodes[A].failures()[..] else { panic!("one failure") };
+    assert!(told.contains("it can only do ESP, and this node can only do WireGuard"), "{told}");
+    let net = exchange(foreign(&[Esp]), speaking(&[WireGuard]));
+    net.assert_no_sa();
+    let [told] = &net.nodes[A].failures()[..] else { panic!("one failure") };
+    assert!(told.contains("NO_PROPOSAL_CHOSEN"), "{told}");
+    let [told] = &net.nodes[B].failures()[..] else { panic!("one failure") };
+    assert!(told.contains("initiator can do ESP; responder can do WireGuard"), "{told}");
+}
+
+#[test]
+fn every_cipher_has_keys_of_its_length_and_the_first_common_one_is_taken() {
+    let with = |ciphers: &[EspCipher]| Config { esp: ciphers.to_vec(), ..speaking(&[Esp]) };
+    for cipher in EspCipher::ALL {
+        for a in [with(&[cipher]), with(&EspCipher::ALL)] {
+            let net = exchange(a, with(&[cipher]));
+            net.assert_one_sa();
+            assert_eq!(esp(&net.nodes[A]).cipher, cipher);
+            assert!(esp(&net.nodes[A]).esn);
+        }
+    }
+    let gcm = with(&[EspCipher::Aes256Gcm16]);
+    let net = exchange(gcm, with(&[EspCipher::Aes256CbcSha256]));
+    for node in &net.nodes {
+        let told = node.failures().concat();
+        assert!(told.contains("initiator has aesgcm16-256 esn noesn"), "{told}");
+        assert!(told.contains("responder has aescbc-256 hmac-sha256-128 esn noesn"), "{told}");
+    }
+}
+
+#[test]
+fn the_responder_sends_when_it_knows_that_the_initiator_is_ready() {
+    for (b, ready) in [(speaking(&[Esp]), 50), (foreign(&[Esp]), 1030)] {
+        let (mut net, authority) = (Net::new(1), Authority::new());
+        for (name, config) in [("a.example", speaking(&[Esp])), ("b.example", b)] {
+            // No ML-KEM: two round trips until the initiator knows.
+            let algorithms = Algorithms { additional: Vec::new(), ..Algorithms::default() };
+            net.add_with(authority.issue(name, KeyKind::Ed25519), config, algorithms);
+        }
+        net.initiate(A, B);
+        net.run(ms(40));
+        assert_eq!((net.nodes[A].confirmed.len(), net.nodes[B].confirmed.len()), (1, 0));
+        net.run(ms(ready - 41));
+        assert_eq!(net.nodes[B].confirmed.len(), 0);
+        net.run(ms(1));
+        assert_eq!(net.nodes[B].confirmed.len(), 1);
+    }
+}
+
+#[test]
+fn the_end_of_an_ike_sa_is_the_end_of_its_child() {
+    for closer in [A, B] {
+        let mut net = exchange(speaking(&[Esp]), speaking(&[Esp]));
+        let sa = net.nodes[closer].established()[0].id;
+        net.close(closer, sa);
+        net.settle();
+        net.assert_no_sa();
+        assert!(net.nodes.iter().all(|node| node.engine.sas().count() == 0));
+    }
+}
+
+#[test]
+fn a_rekeyed_ike_sa_keeps_its_child() {
+    for first in [A, B] {
+        let mut net = exchange(speaking(&[Esp]), speaking(&[Esp]));
+        net.run(secs(2));
+        let (before, keys) = (net.nodes[A].established()[0].initiator_spi, esp(&net.nodes[A]));
+        net.rekey(first);
+        net.run(secs(2));
+        net.assert_one_sa();
+        assert_ne!(net.nodes[A].established()[0].initiator_spi, before);
+        assert_eq!(esp(&net.nodes[A]), keys);
+        assert!(net.nodes.iter().all(|node| node.closings().is_empty()));
+        let sa = net.nodes[A].established()[0].id;
+        net.close(A, sa);
+        net.settle();
+        net.assert_no_sa();
+    }
+}
