@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 
 use crate::auth::{Denial, Peer};
+use crate::child::Child;
 use crate::crossing::{Rank, Superseded, superseded};
 use crate::crypto::keys::Secret;
 use crate::crypto::suite::Group;
 use crate::engine::Context;
 use crate::private::{self, Lineage};
-use crate::child::Child;
 use crate::sa::{Established, Handshake, Request, Sa, State};
 use crate::tunnel::{Offered, TunnelKeys};
 use crate::wire::{NotifyType, Payload};

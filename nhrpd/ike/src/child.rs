@@ -275,7 +275,8 @@ impl Seed<'_> {
     /// The keys; `initiator` if this side began the exchange.
     pub(crate) fn derive(&self, terms: Terms, own_spi: u32, initiator: bool) -> Esp {
         let (encryption, integrity) = terms.cipher.key_lens();
-        let seed = [self.shared_secret.unwrap_or_default(), self.initiator_nonce, self.responder_nonce];
+        let seed =
+            [self.shared_secret.unwrap_or_default(), self.initiator_nonce, self.responder_nonce];
         let material: Secret = self.prf.expand(self.sk_d, &seed, 2 * (encryption + integrity));
         let (from_initiator, from_responder) = material.split_at(encryption + integrity);
         let keys = |spi, material: &[u8]| EspKeys {

@@ -44,12 +44,7 @@ impl Engine {
     /// Own address changed: every established SA tells its peer (RFC 4555 §3.5), one that is not
     /// yet established does so when it is, and whatever waits for a response is sent again from
     /// the new address. To be called before the first SA too.
-    pub fn update_addresses(
-        &mut self,
-        now: Instant,
-        own: Option<IpAddr>,
-        rng: &mut dyn CryptoRng,
-    ) {
+    pub fn update_addresses(&mut self, now: Instant, own: Option<IpAddr>, rng: &mut dyn CryptoRng) {
         self.address = own;
         let ids: Vec<SaId> = self.sas.keys().copied().collect();
         for id in ids {

@@ -57,11 +57,11 @@ use std::time::Duration;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
+pub use child::{Esp, EspCipher, EspKeys};
 pub use crypto::suite::{
     AES_256_GCM_16, Algorithms, CHACHA20_POLY1305, ECP_256, Encryption, Group, Kem, ML_KEM_768,
     Prf, SHA2_256, X25519,
 };
-pub use child::{Esp, EspCipher, EspKeys};
 pub use engine::{Engine, SaInfo, SaState};
 pub use limits::DropReason;
 pub use sa::SaCounters;

@@ -336,12 +336,7 @@ impl Engine {
         sa.suite = Some(suite);
         sa.channel = Some(Box::new(keys.channel));
         sa.identity.clone_from(&old.identity);
-        Some(Successor {
-            sa,
-            sk_d: keys.sk_d,
-            keys: wireguard,
-            nonce: ni.min(nr).to_vec(),
-        })
+        Some(Successor { sa, sk_d: keys.sk_d, keys: wireguard, nonce: ni.min(nr).to_vec() })
     }
 
     /// `old` makes way; `delete` if it is on us to say so.

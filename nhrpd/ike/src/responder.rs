@@ -274,8 +274,7 @@ impl Engine {
     ) -> Result<Accepted, Denial> {
         let payloads = payloads.map_err(syntax)?;
         let peer = handshake.check_proof(true, &payloads, context.credentials)?;
-        let (grant, newcomer) =
-            self.admit(context, handshake, remote, peer, &payloads, None)?;
+        let (grant, newcomer) = self.admit(context, handshake, remote, peer, &payloads, None)?;
         let mut response =
             handshake.own_proof(false, context.credentials).map_err(|reason| Denial {
                 own_fault: true,

@@ -302,8 +302,8 @@ impl Engine {
             return Err(no_proposal("responder insists on tunnel mode; GRE needs transport mode"));
         }
         let own = self.own_address(remote).map_err(|words| no_proposal(words.0))?;
-        let fits = child::covers(granted.initiator, own)
-            && child::covers(granted.responder, remote.ip());
+        let fits =
+            child::covers(granted.initiator, own) && child::covers(granted.responder, remote.ip());
         if !fits {
             let words = "responder's traffic selectors do not hold GRE (47) between the two nodes";
             return Err((NotifyType::TS_UNACCEPTABLE, Refusal(words.into())));

@@ -78,7 +78,7 @@ struct Session {
 #[derive(Debug)]
 enum Carrier {
     Clear,
-    WireGuard(Key, Tunnel),
+    WireGuard(Key, Box<Tunnel>),
     Esp(Box<Pair>),
 }
 
@@ -182,7 +182,7 @@ impl Plane {
                     let mut tunnel = Tunnel::new(now, *initiate);
                     tunnel.start(now, &mut messages);
                     self.by_key.insert(**preshared_key, id);
-                    Carrier::WireGuard(**preshared_key, tunnel)
+                    Carrier::WireGuard(**preshared_key, Box::new(tunnel))
                 }
             };
             let session = Session { endpoint: peer.endpoint, carrier, reported: Life::New };
@@ -316,7 +316,10 @@ impl Plane {
         inner: Inner,
     ) -> Vec<Action> {
         let from = SocketAddr::new(from.ip(), 0);
-        let peer = self.sessions.iter().find(|(_, s)| matches!(s.carrier, Carrier::Clear) && s.endpoint == from);
+        let peer = self
+            .sessions
+            .iter()
+            .find(|(_, s)| matches!(s.carrier, Carrier::Clear) && s.endpoint == from);
         let peer = peer.map(|(&id, _)| id);
         self.arrive(now, peer, from, inner)
     }
