@@ -21,6 +21,16 @@ const SHORTEST_DEAD_PEER_INTERVAL: Duration = Duration::from_secs(1);
 /// New keys more often than this would be one too.
 const SHORTEST_REKEY_INTERVAL: Duration = Duration::from_secs(1);
 
+impl Config {
+    fn bounded(self) -> Self {
+        Self {
+            dead_peer_interval: self.dead_peer_interval.max(SHORTEST_DEAD_PEER_INTERVAL),
+            rekey_interval: self.rekey_interval.max(SHORTEST_REKEY_INTERVAL),
+            ..self
+        }
+    }
+}
+
 /// All IKE SAs of one node, without sockets and clock.
 ///
 /// Feed it requests ([`Self::initiate`], [`Self::close`], …), datagrams and the time; after every
@@ -151,11 +161,9 @@ impl Engine {
     }
 
     /// A fresh engine that proposes and accepts `algorithms`.
-    pub fn with_algorithms(mut config: Config, algorithms: Algorithms) -> Self {
-        config.dead_peer_interval = config.dead_peer_interval.max(SHORTEST_DEAD_PEER_INTERVAL);
-        config.rekey_interval = config.rekey_interval.max(SHORTEST_REKEY_INTERVAL);
+    pub fn with_algorithms(config: Config, algorithms: Algorithms) -> Self {
         Self {
-            config,
+            config: config.bounded(),
             algorithms,
             sas: BTreeMap::new(),
             by_spi: BTreeMap::new(),
@@ -174,6 +182,28 @@ impl Engine {
             address: None,
             clock: 0,
             instance: None,
+        }
+    }
+
+    /// Takes over other limits and intervals. An SA whose time under the new rekey interval would
+    /// be over before what is planned for it gets new keys then.
+    pub fn reconfigure(&mut self, now: Instant, config: Config, rng: &mut dyn CryptoRng) {
+        self.config = config.bounded();
+        for id in self.sas.keys().copied().collect::<Vec<_>>() {
+            let soonest = self.rekey_at(now, rng);
+            let Some(mut sa) = self.take(id) else { continue };
+            if let State::Established(established) = &mut sa.state {
+                established.rekey_at = established.rekey_at.min(soonest).or(soonest);
+            }
+            self.put(sa);
+        }
+    }
+
+    /// The chain of an SA's peer, DER, leaf first; `None` where it is not established.
+    pub fn certificates(&self, sa: SaId) -> Option<&[Vec<u8>]> {
+        match &self.sas.get(&sa)?.state {
+            State::Established(established) => Some(&established.certificates),
+            _ => None,
         }
     }
 

@@ -40,6 +40,11 @@ impl Credentials {
         self.own.certificate()
     }
 
+    /// Whether the own certificate and what leads from it to the CA are the same.
+    pub(crate) fn same_chain(&self, other: &Self) -> bool {
+        self.own.chain() == other.own.chain()
+    }
+
     /// What a peer with the same rules would say of our own certificate.
     pub fn verify_own(&self, wall: SystemTime) -> Result<(), pki::Refusal> {
         self.verifier.verify(self.own.chain(), unix_time(wall)).map(drop)

@@ -36,19 +36,10 @@ impl Overlay {
         if busy || self.config.nhrp.nbma.is_none() || self.fitting(nbma).next().is_some() || full {
             return;
         }
-        let Some(credentials) = &self.credentials else {
+        let Some(sa) = self.begin_exchange(now, nbma, rng) else {
             self.clear_session(now.instant, nbma);
             return;
         };
-        let judge = Judge {
-            credentials,
-            config: &self.config,
-            servers: &self.servers,
-            sessions: &self.sessions,
-            nbma,
-            wall: now.wall,
-        };
-        let sa = self.ike.initiate(now.instant, self.sessions.endpoint(nbma), &judge, rng);
         let attempt = self.attempts.entry(nbma).or_insert(Attempt {
             sa: None,
             retry_at: None,
@@ -57,6 +48,24 @@ impl Overlay {
         });
         attempt.sa = Some(sa);
         attempt.retry_at = None;
+    }
+
+    /// Begins a key exchange with `nbma`; there is none without security.
+    pub(crate) fn begin_exchange(
+        &mut self,
+        now: Now,
+        nbma: Nbma,
+        rng: &mut dyn CryptoRng,
+    ) -> Option<SaId> {
+        let judge = Judge {
+            credentials: self.credentials.as_ref()?,
+            config: &self.config,
+            servers: &self.servers,
+            sessions: &self.sessions,
+            nbma,
+            wall: now.wall,
+        };
+        Some(self.ike.initiate(now.instant, self.sessions.endpoint(nbma), &judge, rng))
     }
 
     /// Whether a key exchange that failed is worth another try by itself. Servers are not: their

@@ -13,6 +13,7 @@ pub mod desired;
 mod forwarding;
 mod keying;
 mod notice;
+mod reconfigure;
 mod report;
 mod session;
 
@@ -37,6 +38,7 @@ use desired::{Desired, Event, Peer, PeerId, Transport};
 use forwarding::Path;
 use keying::{Attempt, Budget};
 use notice::Refusals;
+use reconfigure::Renewal;
 use session::{Session, Sessions};
 
 /// What the overlay wants of the world, beside its desired state.
@@ -80,6 +82,7 @@ pub struct Overlay {
     direct: BTreeMap<IpNet, SocketAddr>,
     dirty: bool,
     unknown_budget: Budget,
+    renewal: Renewal,
     stopped: bool,
     started: Instant,
 }
@@ -125,6 +128,7 @@ impl Overlay {
             direct: BTreeMap::new(),
             dirty: true,
             unknown_budget: Budget { left: Budget::PER_SECOND, since: now.instant },
+            renewal: Renewal::default(),
             stopped: false,
             started: now.instant,
         };
@@ -202,6 +206,7 @@ impl Overlay {
     pub fn handle_timeout(&mut self, now: Now, usage: &dyn nhrp::Usage, rng: &mut dyn CryptoRng) {
         self.nhrp.handle_timeout(now.instant, usage);
         self.ike.handle_timeout(now.instant, rng);
+        self.renew(now, rng);
         while let Some((deadline, id)) = self.sessions.next_idle() {
             if deadline > now.instant {
                 break;
@@ -232,7 +237,8 @@ impl Overlay {
         let retries = self.attempts.values().filter_map(|attempt| attempt.retry_at).min();
         let idle = self.sessions.next_idle().map(|(deadline, _)| deadline);
         let lingering = self.lingering.values().map(|lingering| lingering.until).min();
-        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle, lingering]
+        let renewal = self.renewal.deadline();
+        [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle, lingering, renewal]
             .into_iter()
             .flatten()
             .min()

@@ -187,6 +187,18 @@ impl Sessions {
         Some(former)
     }
 
+    /// What its identity may claim is something else now.
+    pub(crate) fn set_authorization(&mut self, id: PeerId, authorization: Authorization) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        let former = std::mem::replace(&mut session.authorization, authorization);
+        for host in hosts(&former) {
+            self.by_host.remove(&(host, id));
+        }
+        for host in hosts(&session.authorization) {
+            self.by_host.insert((host, id));
+        }
+    }
+
     pub(crate) fn set_idle_deadline(&mut self, id: PeerId, deadline: Option<Instant>) {
         let Some(session) = self.by_id.get_mut(&id) else { return };
         if let Some(former) = std::mem::replace(&mut session.idle_deadline, deadline) {

@@ -127,6 +127,16 @@ impl Sim {
         self.settle(id);
     }
 
+    /// Another configuration, or other credentials, while it runs.
+    pub fn reconfigure(&mut self, id: NodeId, change: impl FnOnce(&mut Blueprint)) {
+        self.log(format!("{id} gets another configuration"));
+        let blueprint = &mut self.nodes[id.0].blueprint;
+        change(blueprint);
+        let (config, credentials) = (blueprint.config.clone(), (blueprint.credentials)());
+        self.guard.learn(credentials.as_ref());
+        self.with(id, |overlay, now, rng| overlay.reconfigure(now, config, credentials, rng));
+    }
+
     /// `kill -9`: the node is gone without a word.
     pub fn kill(&mut self, id: NodeId) {
         self.log(format!("{id} is killed"));

@@ -9,6 +9,7 @@ mod crash;
 mod identity;
 mod moving;
 mod nat;
+mod reconfigure;
 mod registration;
 mod rekey;
 mod servers;

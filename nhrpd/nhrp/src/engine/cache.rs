@@ -198,7 +198,9 @@ impl Engine {
         }
         match entry.expires {
             Some(at) => self.timers.set(Timer::Expire(key.0, key.1), at),
-            None => self.timers.cancel(Timer::Expire(key.0, key.1)),
+            None => {
+                self.timers.cancel(Timer::Expire(key.0, key.1));
+            }
         }
         if entry.shortcut.is_some() {
             // Due at once: that is when its traffic is first looked at.

@@ -107,6 +107,19 @@ pub struct Config {
     pub limits: Limits,
 }
 
+impl Config {
+    /// Without what an engine leaves out: see [`Engine::new`](super::Engine::new).
+    pub(super) fn checked(mut self) -> Self {
+        let v4 = self.address.addr().is_ipv4();
+        self.advertise.retain(|net| net.addr().is_ipv4() == v4 && net.prefix_len() > 0);
+        for net in &mut self.advertise {
+            *net = net.trunc();
+        }
+        self.maps.retain(|(address, _)| address.is_ipv4() == v4);
+        self
+    }
+}
+
 /// A password that no Debug output shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(pub Vec<u8>);

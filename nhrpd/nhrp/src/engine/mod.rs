@@ -15,6 +15,7 @@ mod limits;
 mod packet;
 mod pending;
 mod purge;
+mod reconfigure;
 mod resolution;
 mod server;
 mod show;
@@ -84,13 +85,8 @@ impl Engine {
     ///
     /// One tunnel has one protocol family: advertised prefixes and maps of the other family are
     /// left out, and so is a default route, which a CIE cannot express (RFC 2332 §5.2.0.1).
-    pub fn new(mut config: Config, now: Instant, rng: &mut dyn Rng) -> Self {
-        let v4 = config.address.addr().is_ipv4();
-        config.advertise.retain(|net| net.addr().is_ipv4() == v4 && net.prefix_len() > 0);
-        for net in &mut config.advertise {
-            *net = net.trunc();
-        }
-        config.maps.retain(|(address, _)| address.is_ipv4() == v4);
+    pub fn new(config: Config, now: Instant, rng: &mut dyn Rng) -> Self {
+        let config = config.checked();
         let servers: Vec<Nhs> =
             config.servers.iter().map(|server| Nhs::new(server.clone(), now)).collect();
         let (maps, bound) = (config.maps.clone(), config.nbma);
@@ -115,23 +111,27 @@ impl Engine {
             stopping: false,
         };
         for (address, nbma) in maps {
-            let entry = Entry {
-                next_hop: address,
-                nbma,
-                claimed: nbma,
-                mtu: 0,
-                created: now,
-                expires: None,
-                unique: false,
-                authoritative: true,
-                shortcut: None,
-            };
-            engine.install(now, (address.into(), BindingKind::Static), entry);
+            engine.install_map(now, address, nbma);
         }
         for index in 0..engine.servers.len() {
             engine.timers.set(Timer::Register(index), now);
         }
         engine
+    }
+
+    fn install_map(&mut self, now: Instant, address: IpAddr, nbma: Nbma) {
+        let entry = Entry {
+            next_hop: address,
+            nbma,
+            claimed: nbma,
+            mtu: 0,
+            created: now,
+            expires: None,
+            unique: false,
+            authoritative: true,
+            shortcut: None,
+        };
+        self.install(now, (address.into(), BindingKind::Static), entry);
     }
 
     /// Takes an NHRP packet that `from` sent inside the tunnel.

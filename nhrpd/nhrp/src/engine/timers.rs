@@ -40,10 +40,11 @@ impl Timers {
         self.queue.insert((at, timer));
     }
 
-    pub(super) fn cancel(&mut self, timer: Timer) {
-        if let Some(at) = self.at.remove(&timer) {
-            self.queue.remove(&(at, timer));
-        }
+    /// Forgets a deadline; tells when it would have been.
+    pub(super) fn cancel(&mut self, timer: Timer) -> Option<Instant> {
+        let at = self.at.remove(&timer)?;
+        self.queue.remove(&(at, timer));
+        Some(at)
     }
 
     pub(super) fn at(&self, timer: Timer) -> Option<Instant> {

@@ -9,6 +9,7 @@ mod limits;
 mod nat;
 mod network;
 mod purge;
+mod reconfigure;
 mod registration;
 mod resolution;
 mod script;
