@@ -45,6 +45,9 @@ enum Command {
     /// Forget something that was learnt. For root and the owner of the socket.
     #[command(subcommand)]
     Clear(Clear),
+    /// Have nhrpd read its configuration and certificates again and take over what differs, without
+    /// dropping a tunnel; a bad file changes nothing. For root and the owner of the socket.
+    Reload,
     /// Print events as they happen: peers, shortcuts, registrations, servers, keys. One line each,
     /// with --json one JSON object each.
     Monitor,
@@ -151,6 +154,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Pki(command) => return pki::run(command, json),
         Command::Monitor => return monitor::run(&arguments.socket, json),
         Command::Import(command) => return import::run(&command, json),
+        Command::Reload => reload(&arguments.socket, json)?,
         Command::Show(what) => show(&arguments.socket, json, &what)?,
         Command::Trace { address } => trace(&arguments.socket, json, address)?,
         Command::Clear(Clear::Nhrp(what)) => clear(&arguments.socket, json, &what)?,
@@ -214,6 +218,18 @@ fn clear(socket: &Path, json: bool, what: &ClearNhrp) -> anyhow::Result<String> 
     })
 }
 
+fn reload(socket: &Path, json: bool) -> anyhow::Result<String> {
+    let reloaded = Client::connect(socket)?.reload()?;
+    render(json, &reloaded, |control::Reloaded { changed, warnings }| {
+        let what = match &changed[..] {
+            [] => "nothing differs".to_owned(),
+            changed => format!("{} changed", changed.join(", ")),
+        };
+        let warnings = warnings.iter().map(|warning| format!("warning: {warning}\n"));
+        format!("reloaded: {what}; certificates read again\n{}", warnings.collect::<String>())
+    })
+}
+
 fn render<T: Serialize>(
     json: bool,
     reply: &T,
@@ -250,6 +266,7 @@ mod tests {
             "show ike sa",
             "show multicast",
             "monitor --json",
+            "reload",
             "clear nhrp cache",
             "clear nhrp shortcuts",
             "clear nhrp peer 172.16.0.9",

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use control::{
-    Cache, Call, Cleared, Dmvpn, Endpoints, Handler, IkeSas, Multicast, NextHopServers, Server,
-    Shortcuts, Trace, Traffic,
+    Cache, Call, Cleared, Dmvpn, Endpoints, Handler, IkeSas, Multicast, NextHopServers, Reloaded,
+    Server, Shortcuts, Trace, Traffic,
 };
 use tokio::sync::mpsc;
 
@@ -52,6 +52,11 @@ impl Handler for Fixed {
 
     fn trace(&mut self, _: IpAddr) -> Trace {
         serde_json::from_str(TRACE).unwrap()
+    }
+
+    fn reload(&mut self) -> Result<Reloaded, String> {
+        let warnings = vec!["certificate of \"CN=spoke1\" has expired".to_owned()];
+        Ok(Reloaded { changed: vec!["nhs".into(), "log".into()], warnings })
     }
 
     fn clear_cache(&mut self) -> Cleared {
@@ -118,6 +123,7 @@ fn every_answer_is_text_or_one_json_document() {
             "clear nhrp cache",
             "clear nhrp shortcuts",
             "clear nhrp peer 172.16.0.3",
+            "reload",
         ] {
             let (status, _, error) = said(&overlayctl(&socket, command));
             assert_eq!((status, error.as_str()), (0, ""), "{command}");
@@ -148,6 +154,16 @@ fn clear_says_how_many() {
         let (status, text, error) = said(&overlayctl(&socket, "--json clear nhrp peer 172.16.0.4"));
         let reason = "overlayctl: nhrpd knows no peer 172.16.0.4\n";
         assert_eq!((status, text.as_str(), error.as_str()), (1, "", reason));
+    });
+}
+
+#[test]
+fn reload_says_what_changed_and_what_is_doubtful() {
+    beside_server(|socket| {
+        let (status, text, _) = said(&overlayctl(&socket, "reload"));
+        let expected = "reloaded: nhs, log changed; certificates read again\n\
+                        warning: certificate of \"CN=spoke1\" has expired\n";
+        assert_eq!((status, text.as_str()), (0, expected));
     });
 }
 

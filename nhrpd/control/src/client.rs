@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::protocol::{Failure, MONITOR, Request};
 use crate::types::{
-    Cache, Cleared, Dmvpn, Endpoints, IkeSas, Monitored, Multicast, NextHopServers, Shortcuts,
-    Trace, Traffic,
+    Cache, Cleared, Dmvpn, Endpoints, IkeSas, Monitored, Multicast, NextHopServers, Reloaded,
+    Shortcuts, Trace, Traffic,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -149,6 +149,11 @@ impl Client {
     /// Forgets all about the peer with this tunnel or NBMA address.
     pub fn clear_peer(&mut self, address: IpAddr) -> Result<Cleared, ClientError> {
         self.call(Request::ClearPeer { address })
+    }
+
+    /// Has the daemon read its configuration again.
+    pub fn reload(&mut self) -> Result<Reloaded, ClientError> {
+        self.call(Request::Reload)
     }
 
     /// Events from now on, each as soon as it happens. The first item has none: it says that the

@@ -43,6 +43,8 @@ pub enum Request {
     ClearCache,
     /// Forgets shortcuts. Reply: [`crate::Cleared`].
     ClearShortcuts,
+    /// Reads the configuration again. Reply: [`crate::Reloaded`].
+    Reload,
     /// Forgets all about the peer with this tunnel or NBMA address. Reply: [`crate::Cleared`].
     ClearPeer {
         /// Tunnel or NBMA address.
@@ -50,7 +52,7 @@ pub enum Request {
     },
 }
 
-const PLAIN: [(&str, Request); 10] = [
+const PLAIN: [(&str, Request); 11] = [
     ("nhrpd.Control.ShowDmvpn", Request::ShowDmvpn),
     ("nhrpd.Control.ShowNhrpCache", Request::ShowNhrpCache),
     ("nhrpd.Control.ShowNhs", Request::ShowNhs),
@@ -61,6 +63,7 @@ const PLAIN: [(&str, Request); 10] = [
     ("nhrpd.Control.ShowMulticast", Request::ShowMulticast),
     ("nhrpd.Control.ClearCache", Request::ClearCache),
     ("nhrpd.Control.ClearShortcuts", Request::ClearShortcuts),
+    ("nhrpd.Control.Reload", Request::Reload),
 ];
 
 const CLEAR_PEER: &str = "nhrpd.Control.ClearPeer";
@@ -72,7 +75,10 @@ pub(crate) const MONITOR: &str = "nhrpd.Control.Monitor";
 impl Request {
     /// Does it change the daemon's state? Such calls are for root and the socket's owner only.
     pub fn changes(&self) -> bool {
-        matches!(self, Self::ClearCache | Self::ClearShortcuts | Self::ClearPeer { .. })
+        matches!(
+            self,
+            Self::ClearCache | Self::ClearShortcuts | Self::ClearPeer { .. } | Self::Reload
+        )
     }
 
     pub(crate) fn to_call(self) -> Value {
@@ -143,6 +149,13 @@ pub enum Failure {
     #[error("this call must allow more than one reply")]
     #[serde(rename = "org.varlink.service.ExpectedMore")]
     ExpectedMore {},
+    /// The configuration is not good, or needs a restart; the former one holds.
+    #[error("not reloaded, nothing has changed: {reason}")]
+    #[serde(rename = "nhrpd.Control.NotReloaded")]
+    NotReloaded {
+        /// File, line and key.
+        reason: String,
+    },
     /// The daemon cannot answer now.
     #[error("nhrpd is busy: {reason}")]
     #[serde(rename = "nhrpd.Control.Busy")]
@@ -186,9 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn only_clear_changes() {
+    fn only_clear_and_reload_change() {
         for (name, request) in PLAIN {
-            assert_eq!(request.changes(), name.starts_with("nhrpd.Control.Clear"), "{name}");
+            let shows = name.starts_with("nhrpd.Control.Show");
+            assert_ne!(request.changes(), shows, "{name}");
         }
     }
 

@@ -22,7 +22,7 @@ use crate::protocol::{
 };
 use crate::types::{
     Cache, Cleared, Dmvpn, Endpoints, Event, IkeSas, Monitored, Multicast, NextHopServers,
-    Shortcuts, Trace, Traffic,
+    Reloaded, Shortcuts, Trace, Traffic,
 };
 
 /// Open connections; one more is told that the daemon is busy.
@@ -68,13 +68,15 @@ pub trait Handler {
     fn clear_shortcuts(&mut self) -> Cleared;
     /// Forgets all about the peer with this tunnel or NBMA address.
     fn clear_peer(&mut self, address: IpAddr) -> Cleared;
+    /// Reads the configuration again; the reason where it is refused.
+    fn reload(&mut self) -> Result<Reloaded, String>;
 }
 
 /// A permitted request that waits for its answer.
 #[derive(Debug)]
 pub struct Call {
     request: Request,
-    reply: oneshot::Sender<Reply>,
+    reply: oneshot::Sender<Result<Reply, Failure>>,
 }
 
 impl Call {
@@ -98,8 +100,15 @@ impl Call {
             Request::ClearCache => Reply::Cleared(handler.clear_cache()),
             Request::ClearShortcuts => Reply::Cleared(handler.clear_shortcuts()),
             Request::ClearPeer { address } => Reply::Cleared(handler.clear_peer(address)),
+            Request::Reload => match handler.reload() {
+                Ok(reloaded) => Reply::Reloaded(reloaded),
+                Err(reason) => {
+                    let _ = self.reply.send(Err(Failure::NotReloaded { reason }));
+                    return;
+                }
+            },
         };
-        let _ = self.reply.send(reply);
+        let _ = self.reply.send(Ok(reply));
     }
 }
 
@@ -116,6 +125,7 @@ enum Reply {
     Multicast(Multicast),
     Trace(Box<Trace>),
     Cleared(Cleared),
+    Reloaded(Reloaded),
 }
 
 /// Why the socket cannot be opened.
@@ -342,7 +352,7 @@ async fn answer(
         calls.send(Call { request, reply }).await.map_err(|_| busy())?;
         answered.await.map_err(|_| busy())
     };
-    let reply = timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| busy())??;
+    let reply = timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| busy())???;
     serde_json::to_value(reply).map_err(|_| busy())
 }
 

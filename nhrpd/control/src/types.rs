@@ -598,6 +598,16 @@ pub struct Cleared {
     pub cleared: u64,
 }
 
+/// Reply of `Reload`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Sections of the configuration that differ from before. The certificate files were read
+    /// again even if none does.
+    pub changed: Vec<String>,
+    /// What is doubtful: certificates that the peers will refuse.
+    pub warnings: Vec<String>,
+}
+
 /// Replies of `Monitor`, one after the other. The first says that events are told from now on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Monitored {
@@ -666,6 +676,10 @@ pub enum EventKind {
     ErrorReceived,
     /// Our NBMA address changed, or the underlay has none any more.
     UnderlayChanged,
+    /// Another configuration holds.
+    Reloaded,
+    /// A configuration was refused; the former one holds.
+    ReloadRefused,
 }
 
 impl EventKind {
@@ -688,6 +702,8 @@ impl EventKind {
             Self::BehindNat => "behind_nat",
             Self::ErrorReceived => "error_received",
             Self::UnderlayChanged => "underlay_changed",
+            Self::Reloaded => "reloaded",
+            Self::ReloadRefused => "reload_refused",
         }
     }
 }

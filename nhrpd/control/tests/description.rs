@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use control::{
     Cache, Cleared, DESCRIPTION, Dmvpn, Endpoints, EventKind, IkeSas, Monitored, Multicast,
-    NextHopServers, Shortcuts, Trace, Traffic,
+    NextHopServers, Reloaded, Shortcuts, Trace, Traffic,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -102,6 +102,7 @@ fn types_and_description_agree() {
     agree::<Multicast>("ShowMulticast", include_str!("samples/ShowMulticast.json"));
     agree::<Monitored>("Monitor", include_str!("samples/Monitor.json"));
     agree::<Trace>("Trace", include_str!("samples/Trace.json"));
+    agree::<Reloaded>("Reload", include_str!("samples/Reload.json"));
     for method in ["ClearCache", "ClearShortcuts", "ClearPeer"] {
         agree::<Cleared>(method, include_str!("samples/ClearCache.json"));
     }

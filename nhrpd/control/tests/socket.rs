@@ -11,14 +11,17 @@ use std::time::Duration;
 
 use control::{
     BindError, Cache, Call, Cleared, Client, ClientError, Dmvpn, Endpoints, Event, Handler, IkeSas,
-    Monitored, Multicast, NextHopServers, Request, Server, Shortcuts, Trace, Traffic,
+    Monitored, Multicast, NextHopServers, Reloaded, Request, Server, Shortcuts, Trace, Traffic,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// Answers from the sample files; one peer can be cleared.
-struct Samples;
+/// Answers from the sample files; one peer can be cleared, one reload succeeds.
+#[derive(Default)]
+struct Samples {
+    reloads: u32,
+}
 
 fn sample<T: DeserializeOwned>(text: &str) -> T {
     serde_json::from_str(text).unwrap()
@@ -73,6 +76,14 @@ impl Handler for Samples {
         Cleared { cleared: 2 }
     }
 
+    fn reload(&mut self) -> Result<Reloaded, String> {
+        self.reloads += 1;
+        match self.reloads {
+            1 => Ok(sample(include_str!("samples/Reload.json"))),
+            _ => Err("nhrpd.yaml:3:1: tunnel.kye: unknown key".into()),
+        }
+    }
+
     fn clear_peer(&mut self, address: IpAddr) -> Cleared {
         Cleared { cleared: u64::from(address == IpAddr::from([172, 16, 0, 3])) }
     }
@@ -86,6 +97,7 @@ fn beside_server(client: impl FnOnce(PathBuf) + Send + 'static) {
     runtime.block_on(async {
         let server = Server::bind(&path).unwrap();
         let events = server.publisher();
+        let mut samples = Samples::default();
         let (calls_in, mut calls) = mpsc::channel::<Call>(1);
         let serving = tokio::spawn(server.run(calls_in));
         let mut client = tokio::task::spawn_blocking(move || client(path));
@@ -99,7 +111,7 @@ fn beside_server(client: impl FnOnce(PathBuf) + Send + 'static) {
                             events.publish(event());
                         }
                     }
-                    call.answer(&mut Samples);
+                    call.answer(&mut samples);
                 }
             }
         }
@@ -133,18 +145,21 @@ fn ask(path: &Path, call: &Value) -> Value {
 fn every_request_is_answered() {
     beside_server(|path| {
         let mut client = Client::connect(&path).unwrap();
-        assert_eq!(client.dmvpn().unwrap(), Samples.dmvpn());
-        assert_eq!(client.nhrp_cache().unwrap(), Samples.nhrp_cache());
-        assert_eq!(client.nhs().unwrap(), Samples.nhs());
-        assert_eq!(client.shortcuts().unwrap(), Samples.shortcuts());
-        assert_eq!(client.nhrp_traffic().unwrap(), Samples.nhrp_traffic());
-        assert_eq!(client.tunnel_endpoints().unwrap(), Samples.tunnel_endpoints());
-        assert_eq!(client.ike_sa().unwrap(), Samples.ike_sa());
-        assert_eq!(client.multicast().unwrap(), Samples.multicast());
+        assert_eq!(client.dmvpn().unwrap(), Samples::default().dmvpn());
+        assert_eq!(client.nhrp_cache().unwrap(), Samples::default().nhrp_cache());
+        assert_eq!(client.nhs().unwrap(), Samples::default().nhs());
+        assert_eq!(client.shortcuts().unwrap(), Samples::default().shortcuts());
+        assert_eq!(client.nhrp_traffic().unwrap(), Samples::default().nhrp_traffic());
+        assert_eq!(client.tunnel_endpoints().unwrap(), Samples::default().tunnel_endpoints());
+        assert_eq!(client.ike_sa().unwrap(), Samples::default().ike_sa());
+        assert_eq!(client.multicast().unwrap(), Samples::default().multicast());
         assert_eq!(client.clear_cache().unwrap().cleared, 3);
         assert_eq!(client.clear_shortcuts().unwrap().cleared, 2);
         assert_eq!(client.clear_peer([172, 16, 0, 3].into()).unwrap().cleared, 1);
         assert_eq!(client.clear_peer([172, 16, 0, 4].into()).unwrap().cleared, 0);
+        assert_eq!(client.reload().unwrap(), Samples::default().reload().unwrap());
+        let refused = "not reloaded, nothing has changed: nhrpd.yaml:3:1: tunnel.kye: unknown key";
+        assert_eq!(client.reload().unwrap_err().to_string(), refused);
     });
 }
 

@@ -54,6 +54,22 @@ impl Teller {
         self.tell(EventKind::ServerUnresolved, message, about);
     }
 
+    /// Another configuration holds; these sections differ.
+    pub(crate) fn reloaded(&self, changed: &[String]) {
+        let message = match changed {
+            [] => "configuration reloaded: nothing differs".to_owned(),
+            changed => format!("configuration reloaded: {} changed", changed.join(", ")),
+        };
+        self.tell(EventKind::Reloaded, message, About::default());
+    }
+
+    /// The configuration is not good, or cannot hold while we run.
+    pub(crate) fn reload_refused(&self, reason: &str) {
+        let message = format!("configuration not reloaded, nothing has changed: {reason}");
+        let about = About { reason: Some(reason.to_owned()), ..About::default() };
+        self.tell(EventKind::ReloadRefused, message, about);
+    }
+
     fn tell(&self, kind: EventKind, message: String, about: About) {
         let About { peer, identity, prefix, server, reason } = about;
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
@@ -87,7 +103,7 @@ fn log(event: &Event) {
         };
     }
     match event.kind {
-        K::Refused | K::ServerDown | K::ServerUnresolved => log!(warn),
+        K::Refused | K::ServerDown | K::ServerUnresolved | K::ReloadRefused => log!(warn),
         K::UnderlayChanged if event.reason.is_some() => log!(warn),
         K::ResolutionFailed | K::ErrorReceived => log!(debug),
         _ => log!(info),

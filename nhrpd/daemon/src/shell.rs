@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use control::Server;
@@ -15,12 +15,15 @@ use overlay::desired::Event;
 use overlay::{Now, Output, Overlay};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant as Deadline, Interval, interval, sleep_until, timeout};
 
+use crate::assemble;
 use crate::config::Config;
 use crate::event::Teller;
+use crate::log::LogSwitch;
+use crate::resolve::Resolved;
 use crate::show::Show;
-use crate::{assemble, resolve};
 
 /// Events of the data plane that wait for the core.
 const EVENTS: usize = 1024;
@@ -36,11 +39,22 @@ pub(crate) struct Shell {
     pub(crate) plane: Userspace,
     /// Next-hop servers whose names do not resolve now, and why.
     pub(crate) unresolved: BTreeMap<IpAddr, String>,
-    teller: Teller,
+    /// Where the configuration comes from.
+    pub(crate) path: PathBuf,
+    pub(crate) teller: Teller,
+    pub(crate) log: LogSwitch,
+    /// Look-ups of names, and where they tell what they found.
+    pub(crate) lookups: Vec<JoinHandle<()>>,
+    pub(crate) names: mpsc::Sender<Resolved>,
 }
 
 /// Runs the daemon until it is told to stop.
-pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    config: Config,
+    path: &Path,
+    socket: &Path,
+    log: LogSwitch,
+) -> anyhow::Result<()> {
     let credentials = assemble::credentials(&config)?;
     if let Some(credentials) = &credentials {
         for doubt in assemble::doubts(&config, credentials, SystemTime::now()) {
@@ -49,12 +63,12 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let (calls_in, mut calls) = mpsc::channel(1);
     let server = Server::bind(socket)?;
     let teller = Teller::new(&config, server.publisher());
     let control = tokio::spawn(server.run(calls_in));
     let (names_in, mut names) = mpsc::channel(1);
-    let lookups = resolve::start(&config, &names_in);
 
     let mut watch = Watch::start(assemble::source(&config))?;
     let underlay = watch.changed().await;
@@ -62,7 +76,18 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let plane = Userspace::start(assemble::plane(&config, &underlay), events_in).await?;
     let told = assemble::overlay(&config, credentials.as_ref());
     let overlay = Overlay::new(told, credentials, now(), &mut rand::rng());
-    let mut shell = Shell { config, overlay, plane, unresolved: BTreeMap::new(), teller };
+    let mut shell = Shell {
+        config,
+        overlay,
+        plane,
+        unresolved: BTreeMap::new(),
+        path: path.to_owned(),
+        teller,
+        log,
+        lookups: Vec::new(),
+        names: names_in,
+    };
+    shell.look_up();
     shell.set_nbma(underlay.address);
     shell.flush();
     tracing::info!(
@@ -81,6 +106,8 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            // What came of it stands in the log.
+            _ = hangup.recv() => drop(shell.reload()),
             Some(event) = events.recv() => {
                 shell.event(event);
                 for _ in 1..BATCH {
@@ -117,7 +144,7 @@ pub(crate) async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     .await;
     shell.overlay.close(now(), &mut rand::rng());
     shell.flush();
-    for lookup in lookups {
+    for lookup in &shell.lookups {
         lookup.abort();
     }
     control.abort();
@@ -164,8 +191,12 @@ impl Shell {
 
     /// A name that ceases to resolve keeps its last address: more often the DNS is at fault than
     /// the server gone.
-    fn resolved(&mut self, found: resolve::Resolved) {
+    fn resolved(&mut self, found: Resolved) {
         let server = found.server;
+        // It may have been on its way while the configuration changed.
+        if !self.config.nhs.iter().any(|nhs| nhs.address == server) {
+            return;
+        }
         match found.nbma {
             Ok(nbma) => {
                 self.unresolved.remove(&server);

@@ -9,7 +9,8 @@ use control::{
     Attribute, Cache, CacheEntry, Cleared, Counter, Counters, Dataplane, Dmvpn, Endpoint,
     Endpoints, EntryFlag, EntryKind, Handler, IkeSa, IkeSas, IkeState, Interface, InterfaceTraffic,
     Multicast, MulticastMember, NextHopServers, Nhs, NhsState, Path, Peer, PeerState, Refusal,
-    Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Trace, Traffic, Wireguard,
+    Reloaded, Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Trace, Traffic,
+    Wireguard,
 };
 use ike::SaId;
 use ipnet::IpNet;
@@ -69,6 +70,10 @@ impl Handler for Show<'_> {
 
     fn trace(&mut self, address: IpAddr) -> Trace {
         trace::trace(&View::new(self.0), address)
+    }
+
+    fn reload(&mut self) -> Result<Reloaded, String> {
+        self.0.reload()
     }
 
     fn clear_cache(&mut self) -> Cleared {

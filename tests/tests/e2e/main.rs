@@ -13,4 +13,5 @@ mod multicast;
 mod nat;
 mod operations;
 mod refusals;
+mod reload;
 mod restarts;
