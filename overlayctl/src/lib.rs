@@ -1,11 +1,13 @@
 //! `overlayctl`: what a running `nhrpd` knows, a small CA, and the way over from other DMVPNs.
 
+mod doctor;
 mod host;
 mod import;
 mod monitor;
 mod pki;
 mod show;
 mod text;
+mod watch;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -35,13 +37,23 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show something.
-    #[command(subcommand)]
-    Show(Show),
+    Show {
+        /// Show it again and again, every so many seconds (2).
+        #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1,
+              default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        watch: Option<u64>,
+        #[command(subcommand)]
+        what: Show,
+    },
     /// How a packet to an address goes now and why, or where it stops.
     Trace {
         /// Destination; or the tunnel or NBMA address of a peer.
         address: IpAddr,
     },
+    /// What is wrong here and on the way to the next-hop servers, and how to mend it.
+    ///
+    /// Exit status 0: no finding; 1: findings. Works with and without a running nhrpd.
+    Doctor(doctor::Doctor),
     /// Forget something that was learnt. For root and the owner of the socket.
     #[command(subcommand)]
     Clear(Clear),
@@ -140,7 +152,7 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("overlayctl: {error:#}");
             ExitCode::FAILURE
@@ -148,22 +160,32 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
+    let socket = arguments.socket.as_path();
+    let mut code = ExitCode::SUCCESS;
     let text = match arguments.command {
-        Command::Pki(command) => return pki::run(command, json),
-        Command::Monitor => return monitor::run(&arguments.socket, json),
-        Command::Import(command) => return import::run(&command, json),
-        Command::Reload => reload(&arguments.socket, json)?,
-        Command::Show(what) => show(&arguments.socket, json, &what)?,
-        Command::Trace { address } => trace(&arguments.socket, json, address)?,
-        Command::Clear(Clear::Nhrp(what)) => clear(&arguments.socket, json, &what)?,
+        Command::Pki(command) => return pki::run(command, json).map(|()| code),
+        Command::Monitor => return monitor::run(socket, json).map(|()| code),
+        Command::Import(command) => return import::run(&command, json).map(|()| code),
+        Command::Reload => reload(socket, json)?,
+        Command::Show { watch: Some(seconds), what } => {
+            return watch::run(json, seconds, || show(socket, json, &what)).map(|()| code);
+        }
+        Command::Show { watch: None, what } => show(socket, json, &what)?,
+        Command::Trace { address } => trace(socket, json, address)?,
+        Command::Doctor(arguments) => {
+            let report = doctor::examine(&arguments, socket);
+            code = ExitCode::from(u8::from(report.findings > 0));
+            render(json, &report, |report| doctor::text(report, text::terminal_width()))?
+        }
+        Command::Clear(Clear::Nhrp(what)) => clear(socket, json, &what)?,
     };
     // Colours reach a terminal only, and none where NO_COLOR is set.
     match anstream::stdout().lock().write_all(text.as_bytes()) {
         // `overlayctl … | head`
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write the answer"),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
+        written => written.context("cannot write the answer").map(|()| code),
     }
 }
 
@@ -271,6 +293,9 @@ mod tests {
             "clear nhrp shortcuts",
             "clear nhrp peer 172.16.0.9",
             "trace 192.168.2.10",
+            "show dmvpn --watch",
+            "show nhrp shortcuts --watch 5 --json",
+            "doctor --config hub.yaml --json",
             "import ios hub.cfg",
             "import frr - --output nhrpd.yaml",
             "import opennhrp opennhrp.conf --address 172.16.0.2/24",

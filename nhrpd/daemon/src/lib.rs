@@ -32,12 +32,7 @@ pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
 /// Reads the configuration and every file that it names, and says what is wrong or doubtful.
 pub fn check(path: &Path) -> anyhow::Result<()> {
     let config = config::load(path)?;
-    let credentials = assemble::credentials(&config)?;
-    let doubts = credentials
-        .as_ref()
-        .map(|credentials| assemble::doubts(&config, credentials, SystemTime::now()))
-        .unwrap_or_default();
-    for doubt in &doubts {
+    for doubt in doubts(&config)? {
         println!("warning: {doubt}");
     }
     println!("{}: good", path.display());
@@ -49,4 +44,14 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         println!("  {ability}");
     }
     Ok(())
+}
+
+/// Why peers will refuse the certificate that a configuration names, although it can be read.
+///
+/// # Errors
+/// When a file is missing, malformed or open to others, or the parts do not belong together.
+pub fn doubts(config: &Config) -> anyhow::Result<Vec<String>> {
+    let credentials = assemble::credentials(config)?;
+    let told = credentials.map(|all| assemble::doubts(config, &all, SystemTime::now()));
+    Ok(told.unwrap_or_default())
 }
