@@ -8,7 +8,8 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use crate::crypto::keys::Secret;
-use crate::crypto::suite::{Group, Prf};
+use crate::crypto::algorithm::Prf;
+use crate::crypto::group::Group;
 use crate::sa::{Sa, State};
 use crate::wire::{PROTOCOL_ESP, Proposal, TrafficSelector, Transform, TransformKind};
 use crate::{Engine, Event, Output, TunnelId};

@@ -10,7 +10,6 @@ use zeroize::Zeroizing;
 use crate::cookie::Cookies;
 use crate::crossing::superseded;
 use crate::crypto::channel::{Channel, NotAuthentic};
-use crate::crypto::suite::Algorithms;
 use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
 use crate::sa::{Established, Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
 use crate::wire::{self, Encrypted, Exchange, Header, Notify, NotifyType, Payload};
@@ -42,7 +41,6 @@ impl Config {
 /// the layer above itself closes the SA.
 pub struct Engine {
     pub(crate) config: Config,
-    pub(crate) algorithms: Algorithms,
     pub(crate) sas: BTreeMap<SaId, Sa>,
     /// By own SPI.
     by_spi: BTreeMap<u64, SaId>,
@@ -98,7 +96,8 @@ pub struct SaInfo {
     pub state: SaState,
     /// The peer's identity; proven if the state is [`SaState::Established`].
     pub identity: Option<Identity>,
-    /// Algorithms, like `aes256gcm16-sha256-x25519-ke1_mlkem768`.
+    /// Algorithms by their keywords, as [`crate::Algorithms::parse`] takes them:
+    /// `aes256gcm16-prfsha256-x25519-ke1_mlkem768`.
     pub suite: Option<String>,
     /// When it began.
     pub begun: Instant,
@@ -155,16 +154,10 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// A fresh engine with the default algorithms.
+    /// A fresh engine.
     pub fn new(config: Config) -> Self {
-        Self::with_algorithms(config, Algorithms::default())
-    }
-
-    /// A fresh engine that proposes and accepts `algorithms`.
-    pub fn with_algorithms(config: Config, algorithms: Algorithms) -> Self {
         Self {
             config: config.bounded(),
-            algorithms,
             sas: BTreeMap::new(),
             by_spi: BTreeMap::new(),
             by_origin: BTreeMap::new(),

@@ -7,9 +7,10 @@ use rand_core::CryptoRng;
 
 use crate::auth::Denial;
 use crate::cookie::{MAX_COOKIES, is_acceptable};
+use crate::crypto::group::InvalidPublicValue;
 use crate::crypto::keys::{Contributions, Keys};
 use crate::crypto::signature;
-use crate::crypto::suite::{InvalidPublicValue, describe};
+use crate::crypto::suite::describe;
 use crate::engine::{Context, Fate};
 use crate::limits::DropReason;
 use crate::private::{self, Lineage, VENDOR_ID, peer_refusal};
@@ -28,7 +29,7 @@ impl Engine {
         _credentials: &dyn Credentials,
         rng: &mut dyn CryptoRng,
     ) -> SaId {
-        let group = self.algorithms.groups[0];
+        let group = self.config.algorithms.first_group();
         let mut nonce = vec![0; NONCE_LEN];
         rng.fill_bytes(&mut nonce);
         let init = InitSent {
@@ -61,7 +62,7 @@ impl Engine {
             Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.clone()))
         });
         let payloads = [
-            Payload::SecurityAssociation(self.algorithms.proposals()),
+            Payload::SecurityAssociation(self.config.algorithms.proposals()),
             Payload::KeyExchange { group: init.group.id, data: init.group.public(&init.private)? },
             Payload::Nonce(init.nonce.clone()),
             Payload::Notify(Notify::new(
@@ -73,7 +74,7 @@ impl Engine {
         if self.config.extensions {
             payloads.push(Payload::VendorId(VENDOR_ID.to_vec()));
         }
-        if !self.algorithms.additional.is_empty() {
+        if self.config.algorithms.has_additional() {
             let kind = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
             payloads.push(Payload::Notify(Notify::new(kind, [])));
         }
@@ -103,7 +104,7 @@ impl Engine {
             return self.change_group(context, sa, group);
         }
         if let Some((kind, words)) = peer_refusal(&payloads) {
-            let ours = describe(&self.algorithms.proposals());
+            let ours = describe(&self.config.algorithms.proposals());
             let words = match (kind, private::notify(&payloads, NotifyType::REASON)) {
                 (NotifyType::NO_PROPOSAL_CHOSEN, None) => {
                     format!("{words}; it accepts none of what we propose: {ours}")
@@ -165,7 +166,7 @@ impl Engine {
         if init.tried.contains(&wanted) {
             return Err(DropReason::Replayed);
         }
-        let Some(group) = self.algorithms.group(wanted) else {
+        let Some(group) = self.config.algorithms.group(wanted) else {
             let words = format!("peer wants key exchange method {wanted}, which we do not propose");
             self.fail(sa, None, Refusal(words));
             return Ok(Fate::Forget);
@@ -194,12 +195,13 @@ impl Engine {
         init_response: &[u8],
     ) -> Result<(), Refusal> {
         let refuse = |words: &str| Refusal(words.to_owned());
-        let suite = self.algorithms.accept(&init.proposals, sent.group.id).ok_or_else(|| {
-            Refusal(format!(
-                "peer chose what we did not propose: {}",
-                private::printable(describe(&init.proposals).as_bytes())
-            ))
-        })?;
+        let suite =
+            self.config.algorithms.accept(&init.proposals, sent.group.id).ok_or_else(|| {
+                Refusal(format!(
+                    "peer chose what we did not propose: {}",
+                    private::printable(describe(&init.proposals).as_bytes())
+                ))
+            })?;
         let shared_secret = match sent.group.agree(&sent.private, &init.public) {
             Ok(secret) if init.group == sent.group.id => secret,
             _ => return Err(refuse("peer's key exchange value is not valid")),

@@ -8,8 +8,9 @@
 use zeroize::Zeroizing;
 
 use crate::crypto::channel::Channel;
+use crate::crypto::group::{DecapsulationKey, InvalidPublicValue};
 use crate::crypto::keys::{Contributions, Keys};
-use crate::crypto::suite::{DecapsulationKey, InvalidPublicValue};
+
 use crate::engine::{Context, Fate};
 use crate::private::peer_refusal;
 use crate::sa::{Handshake, Request, Sa, State};
@@ -193,7 +194,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::suite::ML_KEM_768;
+    use crate::crypto::group::ML_KEM_768;
 
     #[test]
     fn rfc9242_3_3_2_auth_covers_the_message_as_if_it_were_not_encrypted() {

@@ -58,10 +58,14 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 pub use child::{Esp, EspCipher, EspKeys};
-pub use crypto::suite::{
-    AES_256_GCM_16, Algorithms, CHACHA20_POLY1305, ECP_256, Encryption, Group, Kem, ML_KEM_768,
-    Prf, SHA2_256, X25519,
+pub use crypto::algorithm::{
+    AES_128_CBC, AES_128_GCM_16, AES_256_CBC, AES_256_GCM_16, CHACHA20_POLY1305, Encryption,
+    HMAC_SHA2_256_128, HMAC_SHA2_384_192, HMAC_SHA2_512_256, Integrity, Prf, SHA2_256, SHA2_384,
+    SHA2_512,
 };
+pub use crypto::group::{ECP_256, ECP_384, Group, Kem, ML_KEM_768, MODP_2048, X25519};
+pub use crypto::keyword::{EspProposal, ProposalError};
+pub use crypto::suite::{Algorithms, Combination};
 pub use engine::{Engine, SaInfo, SaState};
 pub use limits::DropReason;
 pub use sa::SaCounters;
@@ -140,6 +144,8 @@ impl fmt::Debug for WireGuardKeys {
 /// Configuration of the engine.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// What IKE proposes and accepts.
+    pub algorithms: Algorithms,
     /// Kinds of tunnel that this node carries, the preferred first.
     pub tunnels: Vec<TunnelKind>,
     /// Speak the extensions of [`private`] with peers that know them. Without them our own nodes
@@ -165,6 +171,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            algorithms: Algorithms::default(),
             tunnels: vec![TunnelKind::WireGuard],
             extensions: true,
             esp: EspCipher::ALL.to_vec(),

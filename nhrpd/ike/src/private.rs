@@ -19,8 +19,9 @@
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use crate::crypto::algorithm::Prf;
+use crate::crypto::group::{InvalidPublicValue, X25519};
 use crate::crypto::keys::Secret;
-use crate::crypto::suite::{InvalidPublicValue, Prf, X25519};
 use crate::wire::{Notify, NotifyType, Payload};
 use crate::{Refusal, WireGuardKeys};
 

@@ -19,11 +19,11 @@
 
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::agreement;
 use rand_core::CryptoRng;
 
+use crate::crypto::group::{Group, PrivateKey};
 use crate::crypto::keys::{Contributions, Keys, Secret};
-use crate::crypto::suite::{Group, Suite};
+use crate::crypto::suite::Suite;
 use crate::engine::{Context, Fate};
 use crate::private::{self, Offer, WireGuardPair};
 use crate::responder::{InitPayloads, NONCE_LEN};
@@ -43,7 +43,7 @@ const LATER: Duration = Duration::from_secs(300);
 /// A rekeying that we began and that is not answered.
 pub(crate) struct OwnRekey {
     group: &'static Group,
-    private: agreement::PrivateKey,
+    private: PrivateKey,
     nonce: Vec<u8>,
     local_spi: u64,
     /// With WireGuard.
@@ -107,7 +107,8 @@ impl Engine {
         };
         let (Ok(public), Ok(pair)) = (group.public(&private), pair) else { return };
         let payloads = rekey_payloads(
-            Proposal { spi: local_spi.to_be_bytes().into(), ..self.algorithms.proposal() },
+            self.config.algorithms.for_rekeying().proposals(),
+            local_spi,
             group,
             public,
             nonce.clone(),
@@ -171,8 +172,9 @@ impl Engine {
         };
         let proposals: Vec<Proposal> = init.proposals.iter().filter_map(without_spi).collect();
         let choice = self
+            .config
             .algorithms
-            .without_additional()
+            .for_rekeying()
             .choose(&proposals, init.group)
             .ok_or_else(unacceptable)?;
         let named = init.proposals.iter().find(|p| p.number == choice.proposal.number);
@@ -189,7 +191,8 @@ impl Engine {
         context.rng.fill_bytes(&mut nonce);
         let local_spi = self.fresh_spi(context.rng);
         let response = rekey_payloads(
-            Proposal { spi: local_spi.to_be_bytes().into(), ..choice.proposal },
+            vec![choice.proposal],
+            local_spi,
             group,
             public,
             nonce.clone(),
@@ -249,13 +252,15 @@ impl Engine {
     ) {
         let State::Established(established) = &mut sa.state else { return };
         let pause = match *refused {
-            Refused::Group(id) if id != established.group.id => match self.algorithms.group(id) {
-                Some(group) => {
-                    established.group = group;
-                    Duration::ZERO
+            Refused::Group(id) if id != established.group.id => {
+                match self.config.algorithms.group(id) {
+                    Some(group) => {
+                        established.group = group;
+                        Duration::ZERO
+                    }
+                    None => LATER,
                 }
-                None => LATER,
-            },
+            }
             Refused::Temporary => SOON + SOON.mul_f64(f64::from(rng.next_u32() >> 16) / 65_536.0),
             Refused::Group(_) | Refused::Other => LATER,
         };
@@ -285,8 +290,9 @@ impl Engine {
         let peer_spi = init.proposals.first().and_then(spi).ok_or(Refused::Other)?;
         let chosen: Vec<Proposal> = init.proposals.iter().filter_map(without_spi).collect();
         let suite = self
+            .config
             .algorithms
-            .without_additional()
+            .for_rekeying()
             .accept(&chosen, own.group.id)
             .ok_or(Refused::Other)?;
         if init.group != own.group.id {
@@ -412,14 +418,17 @@ impl Engine {
 }
 
 fn rekey_payloads(
-    proposal: Proposal,
+    proposals: Vec<Proposal>,
+    local_spi: u64,
     group: &Group,
     public: Vec<u8>,
     nonce: Vec<u8>,
     pair: Option<&WireGuardPair>,
 ) -> Vec<Payload> {
+    let spi = local_spi.to_be_bytes();
+    let proposals = proposals.into_iter().map(|proposal| Proposal { spi: spi.into(), ..proposal });
     let mut payloads = vec![
-        Payload::SecurityAssociation(vec![proposal]),
+        Payload::SecurityAssociation(proposals.collect()),
         Payload::Nonce(nonce),
         Payload::KeyExchange { group: group.id, data: public },
     ];

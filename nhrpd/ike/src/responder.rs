@@ -104,12 +104,8 @@ impl Engine {
         if self.prefers_own(from, &init.nonce) {
             return Err(DropReason::Crossing);
         }
-        // RFC 9370 §2.2.1: an additional key exchange needs IKE_INTERMEDIATE.
-        let choice = if init.intermediate {
-            self.algorithms.choose(&init.proposals, init.group)
-        } else {
-            self.algorithms.without_additional().choose(&init.proposals, init.group)
-        };
+        let (group, intermediate) = (init.group, init.intermediate);
+        let choice = self.config.algorithms.choose_for(&init.proposals, group, intermediate);
         let Some(choice) = choice else {
             self.refuse_proposal(context, from, header, datagram, &init);
             return Err(DropReason::NoProposal);
@@ -204,7 +200,8 @@ impl Engine {
         datagram: &[u8],
         init: &InitPayloads,
     ) {
-        let (theirs, ours) = (describe(&init.proposals), describe(&self.algorithms.proposals()));
+        let (theirs, ours) =
+            (describe(&init.proposals), describe(&self.config.algorithms.proposals()));
         let theirs = private::printable(theirs.as_bytes());
         let words = format!("no common proposal: initiator has {theirs}; responder has {ours}");
         let mut payloads = private::refusal(NotifyType::NO_PROPOSAL_CHOSEN, &[], &words);

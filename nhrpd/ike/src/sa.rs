@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::agreement;
 use rand_core::CryptoRng;
 
 use crate::child::Child;
 use crate::crossing::Rank;
 use crate::crypto::channel::Channel;
+use crate::crypto::group::{Group, PrivateKey};
 use crate::crypto::keys::Secret;
-use crate::crypto::suite::{Group, Suite};
+use crate::crypto::suite::Suite;
 use crate::intermediate::{IntAuth, Intermediate};
 use crate::limits::HALF_OPEN_LIFETIME;
 use crate::private::Lineage;
@@ -94,7 +94,7 @@ pub(crate) enum State {
 /// An initiator's first message.
 pub(crate) struct InitSent {
     pub(crate) group: &'static Group,
-    pub(crate) private: agreement::PrivateKey,
+    pub(crate) private: PrivateKey,
     /// Groups that the responder has sent us to.
     pub(crate) tried: Vec<u16>,
     /// What the responder wants back (RFC 7296 §2.6).

@@ -17,26 +17,31 @@ fn established(node: &Node) -> (&Event, &ike::Identity, &[Vec<u8>], bool, bool) 
         .expect("an established SA")
 }
 
-/// Two nodes with these additional key exchanges.
-fn kems(a: &[&'static ike::Kem], b: &[&'static ike::Kem]) -> Net {
+fn proposals(list: &[&str]) -> Algorithms {
+    Algorithms::parse(list).unwrap()
+}
+
+/// Two nodes with these proposals.
+fn pair_with(a: &[&str], b: &[&str]) -> Net {
     let authority = Authority::new();
     let mut net = Net::new(1);
-    for (name, kems) in [("a.example", a), ("b.example", b)] {
-        let algorithms = Algorithms { additional: kems.to_vec(), ..Algorithms::default() };
-        net.add_with(authority.issue(name, KeyKind::Ed25519), Config::default(), algorithms);
+    for (name, list) in [("a.example", a), ("b.example", b)] {
+        let credentials = authority.issue(name, KeyKind::Ed25519);
+        net.add_with(credentials, Config::default(), proposals(list));
     }
     net
 }
 
+const HYBRID: &str = "aes256gcm16-prfsha256-x25519-ke1_mlkem768";
+const PLAIN: &str = "aes256gcm16-prfsha256-x25519";
+
 #[test]
 fn rfc9370_ml_kem_takes_a_round_trip_more_and_a_peer_without_it_is_served_without() {
-    let both: &[&'static ike::Kem] = &[&ike::ML_KEM_768];
-    for (a, b, suite, messages) in [
-        (both, both, "aes256gcm16-sha256-x25519-ke1_mlkem768", 6),
-        (both, &[][..], "aes256gcm16-sha256-x25519", 4),
-        (&[][..], both, "aes256gcm16-sha256-x25519", 4),
-    ] {
-        let mut net = kems(a, b);
+    let both = &[HYBRID, PLAIN][..];
+    for (a, b, suite, messages) in
+        [(both, both, HYBRID, 6), (both, &[PLAIN][..], PLAIN, 4), (&[PLAIN][..], both, PLAIN, 4)]
+    {
+        let mut net = pair_with(a, b);
         net.record = Some(Vec::new());
         net.initiate(A, B);
         net.settle();
@@ -72,7 +77,7 @@ fn a_repeated_intermediate_is_answered_though_the_keys_have_changed() {
 
 #[test]
 fn rfc7296_1_2_two_round_trips_bring_up_an_sa() {
-    let mut net = kems(&[], &[]);
+    let mut net = pair_with(&[PLAIN], &[PLAIN]);
     net.record = Some(Vec::new());
     net.initiate(A, B);
     let begun = net.now;
@@ -91,27 +96,26 @@ fn rfc7296_1_2_two_round_trips_bring_up_an_sa() {
 }
 
 #[test]
-fn every_encryption_and_group() {
-    let authority = Authority::new();
-    for encryption in [&ike::AES_256_GCM_16, &ike::CHACHA20_POLY1305] {
-        for group in [&ike::X25519, &ike::ECP_256] {
-            let algorithms = Algorithms {
-                encryption: vec![encryption],
-                groups: vec![group],
-                additional: Vec::new(),
-                ..Algorithms::default()
-            };
-            let mut net = Net::new(1);
-            for name in ["a.example", "b.example"] {
-                let credentials = authority.issue(name, KeyKind::Ed25519);
-                net.add_with(credentials, Config::default(), algorithms.clone());
-            }
-            net.initiate(A, B);
-            net.settle();
-            net.assert_one_sa();
-            let suite = net.nodes[A].established()[0].suite.clone().unwrap();
-            assert_eq!(suite, format!("{}-sha256-{}", encryption.name, group.name));
-        }
+fn every_encryption_integrity_hash_and_group() {
+    for suite in [
+        "aes256gcm16-prfsha256-x25519",
+        "aes256gcm16-prfsha384-ecp384",
+        "aes128gcm16-prfsha256-ecp256",
+        "chacha20poly1305-prfsha512-x25519",
+        "aes256-sha256-modp2048",
+        "aes128-sha384-ecp256",
+        "aes256-sha512-prfsha256-ecp384",
+        "aes128-sha256-x25519-ke1_mlkem768",
+    ] {
+        let mut net = pair_with(&[suite], &[suite]);
+        net.initiate(A, B);
+        net.settle();
+        net.assert_one_sa();
+        net.run(secs(1));
+        net.rekey(B);
+        net.settle();
+        net.assert_one_sa();
+        assert_eq!(net.nodes[A].established()[0].suite.as_deref(), Some(suite));
     }
 }
 
@@ -152,7 +156,7 @@ fn rfc7296_1_2_invalid_ke_payload_leads_to_the_other_group() {
     net.add_with(
         authority.issue("b.example", KeyKind::Ed25519),
         Config::default(),
-        Algorithms { groups: vec![&ike::ECP_256], additional: vec![], ..Algorithms::default() },
+        proposals(&["aes256gcm16-sha256-ecp256"]),
     );
     net.record = Some(Vec::new());
     net.initiate(A, B);
@@ -173,7 +177,7 @@ fn rfc7296_1_2_invalid_ke_payload_cannot_send_us_in_circles() {
     let responder = net.add_with(
         authority.issue("b.example", KeyKind::Ed25519),
         Config::default(),
-        Algorithms { groups: vec![&ike::ECP_256], ..Algorithms::default() },
+        proposals(&["aes256gcm16-sha256-ecp256"]),
     );
     net.record = Some(Vec::new());
     net.duplication = 100;

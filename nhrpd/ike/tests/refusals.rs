@@ -137,12 +137,12 @@ fn rfc7296_2_7_no_proposal_chosen_says_what_both_have() {
     net.add_with(
         authority.issue("a.example", KeyKind::P256),
         Config::default(),
-        Algorithms { encryption: vec![&ike::AES_256_GCM_16], ..Algorithms::default() },
+        Algorithms::parse(&["aes256gcm16-sha256-x25519"]).unwrap(),
     );
     net.add_with(
         authority.issue("b.example", KeyKind::P256),
         Config::default(),
-        Algorithms { encryption: vec![&ike::CHACHA20_POLY1305], ..Algorithms::default() },
+        Algorithms::parse(&["chacha20poly1305-sha256-x25519"]).unwrap(),
     );
     net.record = Some(Vec::new());
     net.initiate(A, B);
@@ -150,7 +150,7 @@ fn rfc7296_2_7_no_proposal_chosen_says_what_both_have() {
     let sides = [failure(&net.nodes[A]).0, failure(&net.nodes[B]).0];
     for side in sides {
         assert!(side.contains("NO_PROPOSAL_CHOSEN") || side.contains("no common proposal"));
-        assert!(side.contains("initiator has aesgcm16-256 prf-sha256 x25519 ecp256"), "{side}");
+        assert!(side.contains("initiator has aes256gcm16-prfsha256-x25519"), "{side}");
         assert!(side.contains("responder has chacha20poly1305"), "{side}");
     }
     let sent = net.record.unwrap();

@@ -3,8 +3,9 @@
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-use super::channel::Channel;
-use super::suite::{Prf, Suite};
+use super::algorithm::{Integrity, Prf};
+use super::channel::{Channel, Material};
+use super::suite::Suite;
 
 /// Keying material, wiped when dropped.
 pub(crate) type Secret = Zeroizing<Vec<u8>>;
@@ -54,7 +55,7 @@ pub(crate) struct Contributions<'a> {
     pub(crate) responder_spi: u64,
 }
 
-/// The secrets of an IKE SA, named as in RFC 7296 §2.14; SK_a does not exist beside an AEAD.
+/// The secrets of an IKE SA, named as in RFC 7296 §2.14.
 pub(crate) struct Keys {
     pub(crate) sk_d: Secret,
     pub(crate) sk_pi: Secret,
@@ -91,18 +92,26 @@ impl Keys {
     fn expand(skeyseed: &[u8], suite: &Suite, from: &Contributions<'_>, initiator: bool) -> Self {
         let nonces = [from.initiator_nonce, from.responder_nonce].concat();
         let spis = [from.initiator_spi.to_be_bytes(), from.responder_spi.to_be_bytes()].concat();
-        let (prf, material) = (suite.prf.len(), suite.encryption.material_len());
-        let stream = suite.prf.expand(skeyseed, &[&nonces, &spis], 3 * prf + 2 * material);
+        let prf = suite.prf.len();
+        let encryption = suite.encryption.material_len();
+        // RFC 5282 §7.1: beside an AEAD there are no SK_ai and SK_ar.
+        let integrity = suite.integrity.map_or(0, Integrity::key_len);
+        let len = 3 * prf + 2 * (encryption + integrity);
+        let stream = suite.prf.expand(skeyseed, &[&nonces, &spis], len);
         let (sk_d, rest) = stream.split_at(prf);
-        let (sk_ei, rest) = rest.split_at(material);
-        let (sk_er, rest) = rest.split_at(material);
+        let (sk_ai, rest) = rest.split_at(integrity);
+        let (sk_ar, rest) = rest.split_at(integrity);
+        let (sk_ei, rest) = rest.split_at(encryption);
+        let (sk_er, rest) = rest.split_at(encryption);
         let (sk_pi, sk_pr) = rest.split_at(prf);
-        let (outbound, inbound) = if initiator { (sk_ei, sk_er) } else { (sk_er, sk_ei) };
+        let i = Material { encryption: sk_ei, integrity: sk_ai };
+        let r = Material { encryption: sk_er, integrity: sk_ar };
+        let (outbound, inbound) = if initiator { (i, r) } else { (r, i) };
         Self {
             sk_d: Zeroizing::new(sk_d.to_vec()),
             sk_pi: Zeroizing::new(sk_pi.to_vec()),
             sk_pr: Zeroizing::new(sk_pr.to_vec()),
-            channel: Channel::new(suite.encryption, outbound, inbound),
+            channel: Channel::new(suite.encryption, suite.integrity, &outbound, &inbound),
         }
     }
 }
@@ -110,15 +119,30 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::algorithm::{AES_256_GCM_16, SHA2_256, SHA2_384, SHA2_512};
+    use crate::crypto::group::X25519;
     use crate::crypto::hex;
-    use crate::crypto::suite::SHA2_256;
 
     #[test]
-    fn rfc4231_hmac_sha256_known_answers() {
+    fn rfc4231_hmac_known_answers() {
         let case1 = SHA2_256.compute(&[0x0b; 20], &[b"Hi ", b"There"]);
         assert_eq!(*case1, hex("b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"));
-        let case2 = SHA2_256.compute(b"Jefe", &[b"what do ya want ", b"for nothing?"]);
-        assert_eq!(*case2, hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"));
+        for (prf, answer) in [
+            (&SHA2_256, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
+            (
+                &SHA2_384,
+                "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e
+                 8e2240ca5e69e2c78b3239ecfab21649",
+            ),
+            (
+                &SHA2_512,
+                "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549
+                 758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
+            ),
+        ] {
+            let case2 = prf.compute(b"Jefe", &[b"what do ya want ", b"for nothing?"]);
+            assert_eq!(*case2, hex(answer), "{}", prf.name);
+        }
     }
 
     // The IKEv2 vectors that OpenSSL's FIPS self test runs, made by NIST's ACVP.
@@ -144,9 +168,10 @@ mod tests {
     #[test]
     fn rfc7296_2_14_skeyseed_and_key_material_known_answer() {
         let suite = Suite {
-            encryption: &crate::crypto::suite::AES_256_GCM_16,
+            encryption: &AES_256_GCM_16,
+            integrity: None,
             prf: &SHA2_256,
-            group: &crate::crypto::suite::X25519,
+            group: &X25519,
             additional: None,
         };
         let (ni, nr, shared) = (hex(NI), hex(NR), hex(SHARED));

@@ -1,7 +1,10 @@
 //! What IKEv2 does with cryptography; the primitives are aws-lc-rs's.
 
+pub(crate) mod algorithm;
 pub(crate) mod channel;
+pub(crate) mod group;
 pub(crate) mod keys;
+pub(crate) mod keyword;
 pub(crate) mod signature;
 pub(crate) mod suite;
 

@@ -178,24 +178,38 @@ pub fn decode_plain(header: &Header, datagram: &[u8]) -> Result<Vec<Payload>, Er
     decode_chain(header.next_payload, body)
 }
 
-/// The Encrypted and Authenticated payload of a message (RFC 7296 §3.14, RFC 5282 §3).
+/// The Encrypted and Authenticated payload of a message (RFC 7296 §3.14, RFC 5282 §3), or a fragment
+/// of one (RFC 7383 §2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encrypted<'a> {
-    /// Type of the first payload inside.
+    /// Type of the first payload inside; 0 in all fragments but the first.
     pub first: u8,
+    /// Which part of the message this is, unless it is the whole.
+    pub fragment: Option<Fragment>,
     /// What is authenticated but not encrypted: everything up to and with the payload's header.
     pub associated: &'a [u8],
     /// Initialisation vector, ciphertext and integrity check value.
     pub body: &'a [u8],
 }
 
+/// Place of a fragment in its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// From 1 to `total`.
+    pub number: u16,
+    /// So many there are.
+    pub total: u16,
+}
+
+impl Fragment {
+    /// Bytes of the two numbers behind the payload's header.
+    pub const NUMBERS_LEN: usize = 4;
+}
+
 impl<'a> Encrypted<'a> {
     /// Finds the payload, which must be the only one outside: nobody sends others beside it, and
     /// they would not be encrypted.
     pub fn decode(header: &Header, datagram: &'a [u8]) -> Result<Self, Error> {
-        if header.next_payload != payload::ENCRYPTED {
-            return Err(Error::Invalid("message without encrypted payload"));
-        }
         let outer = datagram.get(HEADER_LEN..).ok_or(Error::Truncated("IKE header"))?;
         let mut reader = Reader::new(outer, "encrypted payload");
         let first = reader.u8()?;
@@ -203,8 +217,19 @@ impl<'a> Encrypted<'a> {
         if usize::from(reader.u16()?) != outer.len() {
             return Err(Error::Invalid("encrypted payload length"));
         }
-        let (associated, body) = datagram.split_at(HEADER_LEN + PAYLOAD_HEADER_LEN);
-        Ok(Self { first, associated, body })
+        let (fragment, numbers_len) = match header.next_payload {
+            payload::ENCRYPTED => (None, 0),
+            payload::ENCRYPTED_FRAGMENT => {
+                let (number, total) = (reader.u16()?, reader.u16()?);
+                if number == 0 || number > total {
+                    return Err(Error::Invalid("fragment number"));
+                }
+                (Some(Fragment { number, total }), Fragment::NUMBERS_LEN)
+            }
+            _ => return Err(Error::Invalid("message without encrypted payload")),
+        };
+        let (associated, body) = datagram.split_at(HEADER_LEN + PAYLOAD_HEADER_LEN + numbers_len);
+        Ok(Self { first, fragment, associated, body })
     }
 }
 

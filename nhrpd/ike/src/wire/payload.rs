@@ -7,6 +7,8 @@ use crate::Identity;
 
 /// Payload type of the Encrypted and Authenticated payload.
 pub const ENCRYPTED: u8 = 46;
+/// Payload type of the Encrypted and Authenticated Fragment payload (RFC 7383 §2.5).
+pub const ENCRYPTED_FRAGMENT: u8 = 53;
 /// Payload type "none": the end of a chain.
 pub const NO_NEXT: u8 = 0;
 
@@ -183,7 +185,9 @@ pub fn decode_chain(first: u8, bytes: &[u8]) -> Result<Vec<Payload>, Error> {
             .take(len.checked_sub(PAYLOAD_HEADER_LEN).ok_or(Error::Invalid("payload length"))?)?;
         match Payload::decode(kind, body)? {
             Some(payload) => payloads.push(payload),
-            None if kind == ENCRYPTED => return Err(Error::Invalid("place of encrypted payload")),
+            None if matches!(kind, ENCRYPTED | ENCRYPTED_FRAGMENT) => {
+                return Err(Error::Invalid("place of encrypted payload"));
+            }
             None if critical => return Err(Error::UnsupportedCritical(kind)),
             None => {}
         }

@@ -164,7 +164,8 @@ impl Net {
         let index = self.nodes.len();
         let address = address(&format!("192.0.2.{}:4500", index + 1));
         let mut rng = ChaCha20Rng::seed_from_u64(self.rng.next_u64());
-        let mut engine = Engine::with_algorithms(config.clone(), algorithms);
+        let config = Config { algorithms, ..config };
+        let mut engine = Engine::new(config.clone());
         engine.update_addresses(self.now, Some(address.ip()), &mut rng);
         self.nodes.push(Node {
             engine,
