@@ -69,6 +69,15 @@ pub fn selectors(bytes: &[u8]) {
     }
 }
 
+/// Proposals as an operator writes them.
+pub fn keywords(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = ike::EspProposal::parse(text);
+    if let Err(error) = ike::Combination::parse(text) {
+        assert!(error.to_string().len() < 2 * text.len() + 600);
+    }
+}
+
 fn pair() -> Net {
     thread_local!(static AUTHORITY: Authority = Authority::new());
     AUTHORITY.with(|authority| Net::pair_of(1, authority))

@@ -12,8 +12,8 @@ use crate::{Credentials, Identity, Refusal};
 const DIGITAL_SIGNATURE: u8 = 14;
 /// Certificates that we look at; a path is never that long.
 const MAX_CERTIFICATES: usize = 10;
-/// Certificates that we send must fit into one datagram with the rest.
-const MAX_CERTIFICATES_LEN: usize = 48 * 1024;
+/// With the rest they must be shorter than [`crate::fragment::LONGEST_WHOLE`].
+const MAX_CERTIFICATES_LEN: usize = 28 * 1024;
 
 /// Somebody who has proven to be who he says.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Handshake {
         let certificates = credentials.certificates();
         let leaf = certificates.first().ok_or_else(|| Refusal("we have no certificate".into()))?;
         if certificates.iter().map(Vec::len).sum::<usize>() > MAX_CERTIFICATES_LEN {
-            return Err(Refusal("own certificates are too long for a datagram".into()));
+            return Err(Refusal("own certificates are longer than 28 KiB".into()));
         }
         let octets = self.signed_octets(initiator, &identity);
         let private_key = credentials.private_key();

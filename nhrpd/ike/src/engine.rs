@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
-use zeroize::Zeroizing;
 
 use crate::cookie::Cookies;
 use crate::crossing::superseded;
 use crate::crypto::channel::{Channel, NotAuthentic};
+use crate::fragment::{self, Opened};
 use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
 use crate::sa::{Established, Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
 use crate::wire::{self, Encrypted, Exchange, Header, Notify, NotifyType, Payload};
@@ -297,14 +297,21 @@ impl Engine {
             State::HalfOpen(handshake) if repeated => handshake.former.as_deref(),
             _ => sa.channel.as_deref(),
         };
-        let (first, plain) = open(channel, header, datagram)?;
+        let opened = open(channel, sa.fragmentation, header, datagram)?;
         if repeated {
+            // RFC 7383 §2.6.1: one answer, not one for each fragment.
+            if opened.fragment.is_some_and(|fragment| fragment.number != 1) {
+                return Err(DropReason::Replayed);
+            }
             // RFC 7296 §2.1: the same response again, to where the question came from.
             sa.counters.repeated += 1;
             self.postpone_confirmation(context.now, sa);
-            self.transmit(from, sa.last_response.clone());
+            self.transmit_all(from, &sa.last_response);
             return Ok(Fate::Keep);
         }
+        let id = header.message_id;
+        let whole = fragment::assemble(&mut sa.partial_request, context.now, id, opened)?;
+        let Some((first, plain)) = whole else { return Ok(Fate::Keep) };
         sa.expected_request += 1;
         sa.last_heard = context.now;
         sa.counters.requests_received += 1;
@@ -313,7 +320,7 @@ impl Engine {
             let intermediate = handshake.wants_intermediate();
             self.set_remote(sa, from);
             if intermediate {
-                return Ok(self.handle_intermediate(sa, datagram, first, &plain));
+                return Ok(self.handle_intermediate(sa, header, first, &plain));
             }
             return Ok(self.handle_auth(context, sa, payloads));
         }
@@ -335,7 +342,10 @@ impl Engine {
         if !awaited {
             return Err(DropReason::Replayed);
         }
-        let (first, plain) = open(sa.channel.as_deref(), header, datagram)?;
+        let opened = open(sa.channel.as_deref(), sa.fragmentation, header, datagram)?;
+        let id = header.message_id;
+        let whole = fragment::assemble(&mut sa.partial_response, context.now, id, opened)?;
+        let Some((first, plain)) = whole else { return Ok(Fate::Keep) };
         let Some(outstanding) = sa.outstanding.take() else { return Err(DropReason::Replayed) };
         sa.last_heard = context.now;
         let fate = match outstanding.request {
@@ -343,7 +353,7 @@ impl Engine {
                 self.handle_auth_response(context, sa, wire::decode_chain(first, &plain))
             }
             Request::Intermediate => {
-                self.handle_intermediate_response(context, sa, datagram, first, &plain)
+                self.handle_intermediate_response(context, sa, header, first, &plain)
             }
             Request::Rekey => {
                 self.handle_rekey_response(context, sa, wire::decode_chain(first, &plain))
@@ -377,6 +387,9 @@ impl Engine {
         if sa.deadline(self.config.dead_peer_interval) > now {
             return Fate::Keep;
         }
+        for partial in [&mut sa.partial_request, &mut sa.partial_response] {
+            partial.take_if(|partial| partial.is_stale(now));
+        }
         if sa.is_half_open() {
             if matches!(sa.state, State::HalfOpen(_)) {
                 self.count(DropReason::HalfOpenExpired);
@@ -405,9 +418,9 @@ impl Engine {
             outstanding.restart(now);
         }
         outstanding.transmitted(now, rng);
-        let datagram = outstanding.datagram.clone();
+        let datagrams = outstanding.datagrams.clone();
         sa.counters.retransmissions += 1;
-        self.transmit(sa.remote, datagram);
+        self.transmit_all(sa.remote, &datagrams);
         Fate::Keep
     }
 
@@ -485,16 +498,20 @@ impl Engine {
     }
 }
 
-/// Checks and decrypts a message of an SA: type of the first payload inside, and the chain.
+/// Checks and decrypts a datagram of an SA.
 fn open(
     channel: Option<&Channel>,
+    fragmentation: bool,
     header: &Header,
     datagram: &[u8],
-) -> Result<(u8, Zeroizing<Vec<u8>>), DropReason> {
+) -> Result<Opened, DropReason> {
     let encrypted = Encrypted::decode(header, datagram).map_err(|_| DropReason::Malformed)?;
     let channel = channel.ok_or(DropReason::Unexpected)?;
+    if encrypted.fragment.is_some() && !fragmentation {
+        return Err(DropReason::Unexpected);
+    }
     let plain = channel.open(&encrypted).map_err(|NotAuthentic| DropReason::NotAuthentic)?;
-    Ok((encrypted.first, plain))
+    Ok(Opened { first: encrypted.first, fragment: encrypted.fragment, plain })
 }
 
 /// Tables and messages, for the modules that hold the exchanges.
@@ -583,6 +600,13 @@ impl Engine {
         self.outputs.push_back(Output::Transmit { to, datagram });
     }
 
+    /// Sends a message in all its fragments.
+    pub(crate) fn transmit_all(&mut self, to: SocketAddr, datagrams: &[Vec<u8>]) {
+        for datagram in datagrams {
+            self.transmit(to, datagram.clone());
+        }
+    }
+
     pub(crate) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
@@ -623,14 +647,11 @@ impl Engine {
         };
         let message_id = sa.next_request;
         let header = sa.header(exchange, false, message_id);
-        let datagram = match &mut sa.channel {
-            Some(channel) => channel.seal(header, payloads),
-            None => wire::encode_plain(header, payloads),
-        };
+        let datagrams = sa.seal(header, payloads);
         sa.next_request += 1;
         sa.counters.requests_sent += 1;
-        self.transmit(sa.remote, datagram.clone());
-        sa.outstanding = Some(Outstanding::new(request, exchange, message_id, datagram, now, rng));
+        self.transmit_all(sa.remote, &datagrams);
+        sa.outstanding = Some(Outstanding::new(request, exchange, message_id, datagrams, now, rng));
     }
 
     /// Sends the next waiting request, unless one is under way.
@@ -646,9 +667,8 @@ impl Engine {
     /// Answers the request that [`Sa::expected_request`] has just moved past.
     pub(crate) fn respond(&mut self, sa: &mut Sa, exchange: Exchange, payloads: &[Payload]) {
         let header = sa.header(exchange, true, sa.expected_request - 1);
-        let Some(channel) = &mut sa.channel else { return };
-        sa.last_response = channel.seal(header, payloads);
-        self.transmit(sa.remote, sa.last_response.clone());
+        sa.last_response = sa.seal(header, payloads);
+        self.transmit_all(sa.remote, &sa.last_response);
     }
 
     /// Answers without an SA, and never with more bytes than came: the source may be forged.

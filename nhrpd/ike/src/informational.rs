@@ -52,9 +52,9 @@ impl Engine {
             if let Some(outstanding) = &mut sa.outstanding {
                 outstanding.restart(now);
                 outstanding.transmitted(now, rng);
-                let datagram = outstanding.datagram.clone();
                 sa.counters.retransmissions += 1;
-                self.transmit(sa.remote, datagram);
+                let datagrams = outstanding.datagrams.clone();
+                self.transmit_all(sa.remote, &datagrams);
             }
             match sa.state {
                 State::Established(_)

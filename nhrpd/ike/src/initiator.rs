@@ -69,6 +69,7 @@ impl Engine {
                 NotifyType::SIGNATURE_HASH_ALGORITHMS,
                 signature::hash_algorithms(),
             )),
+            Payload::Notify(Notify::new(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED, [])),
         ];
         let mut payloads: Vec<Payload> = cookie.chain(payloads).collect();
         if self.config.extensions {
@@ -220,6 +221,7 @@ impl Engine {
         );
         sa.suite = Some(suite);
         sa.channel = Some(Box::new(keys.channel));
+        sa.fragmentation = init.fragmentation;
         let handshake = Handshake {
             suite,
             sk_d: keys.sk_d,
@@ -227,7 +229,7 @@ impl Engine {
             sk_pr: keys.sk_pr,
             initiator_nonce: sent.nonce,
             responder_nonce: init.nonce,
-            init_request: outstanding.datagram,
+            init_request: outstanding.datagrams.concat(),
             init_response: init_response.to_vec(),
             peer_hashes: init.hashes,
             ours: init.ours && self.config.extensions,

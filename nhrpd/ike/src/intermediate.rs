@@ -5,8 +5,6 @@
 //! the latter. A successor made by rekeying needs no second ML-KEM: its keys come from SK_d, which
 //! only those know who were part of the first.
 
-use zeroize::Zeroizing;
-
 use crate::crypto::channel::Channel;
 use crate::crypto::group::{DecapsulationKey, InvalidPublicValue};
 use crate::crypto::keys::{Contributions, Keys};
@@ -14,7 +12,8 @@ use crate::crypto::keys::{Contributions, Keys};
 use crate::engine::{Context, Fate};
 use crate::private::peer_refusal;
 use crate::sa::{Handshake, Request, Sa, State};
-use crate::wire::{self, Exchange, HEADER_LEN, NotifyType, PAYLOAD_HEADER_LEN, Payload};
+use crate::wire::payload::ENCRYPTED;
+use crate::wire::{self, Exchange, Header, NotifyType, PAYLOAD_HEADER_LEN, Payload};
 use crate::{Engine, Refusal, private};
 
 /// What AUTH covers of IKE_INTERMEDIATE (RFC 9242 §3.3.2).
@@ -82,17 +81,11 @@ impl Handshake {
 }
 
 /// RFC 9242 §3.3.2: header, encrypted payload's header and what is inside, with the lengths that
-/// they have without encryption.
-fn covered(datagram: &[u8], inner: &[u8]) -> Vec<u8> {
+/// they have without encryption, and as if the message had not been cut into fragments.
+fn covered(header: &Header, first: u8, inner: &[u8]) -> Vec<u8> {
     let len = PAYLOAD_HEADER_LEN + inner.len();
-    [
-        &datagram[..HEADER_LEN - 4],
-        &((HEADER_LEN + len) as u32).to_be_bytes(),
-        &datagram[HEADER_LEN..HEADER_LEN + 2],
-        &(len as u16).to_be_bytes(),
-        inner,
-    ]
-    .concat()
+    let header = Header { next_payload: ENCRYPTED, ..*header };
+    [&header.encode(len)[..], &[first, 0], &(len as u16).to_be_bytes(), inner].concat()
 }
 
 fn additional_public(payloads: &[Payload], method: u16) -> Option<&[u8]> {
@@ -113,9 +106,10 @@ impl Engine {
         let kem = handshake.suite.additional.ok_or(InvalidPublicValue).map_err(broken)?;
         let (key, public) = kem.generate().map_err(broken)?;
         let payloads = [Payload::KeyExchange { group: kem.id, data: public }];
+        let header = sa.header(Exchange::IKE_INTERMEDIATE, false, sa.next_request);
+        let (first, inner) = wire::encode_chain(&payloads);
+        let request = covered(&header, first, &inner);
         self.send_request(context.now, sa, Request::Intermediate, &payloads, context.rng);
-        let datagram = sa.outstanding.as_ref().map_or(&[][..], |o| &o.datagram);
-        let request = covered(datagram, &wire::encode_chain(&payloads).1);
         sa.state = State::Intermediate(Box::new(Intermediate { handshake, key, request }));
         Ok(())
     }
@@ -125,7 +119,7 @@ impl Engine {
         &mut self,
         context: &mut Context<'_>,
         sa: &mut Sa,
-        datagram: &[u8],
+        header: &Header,
         first: u8,
         plain: &[u8],
     ) -> Fate {
@@ -143,7 +137,7 @@ impl Engine {
             (Some(words), _) => Err(Refusal(words)),
             (None, None) => Err(Refusal("peer's IKE_INTERMEDIATE holds no valid key".into())),
             (None, Some(secret)) => {
-                handshake.upgrade(sa, &secret, &request, &covered(datagram, plain));
+                handshake.upgrade(sa, &secret, &request, &covered(header, first, plain));
                 self.send_auth(context, sa, handshake)
             }
         };
@@ -160,7 +154,7 @@ impl Engine {
     pub(crate) fn handle_intermediate(
         &mut self,
         sa: &mut Sa,
-        datagram: &[u8],
+        header: &Header,
         first: u8,
         plain: &[u8],
     ) -> Fate {
@@ -183,9 +177,11 @@ impl Engine {
         };
         let payloads = [payload];
         self.respond(sa, exchange, &payloads);
-        let inner = Zeroizing::new(wire::encode_chain(&payloads).1);
-        let response = covered(&sa.last_response, &inner);
-        handshake.former = handshake.upgrade(sa, &secret, &covered(datagram, plain), &response);
+        let (kind, inner) = wire::encode_chain(&payloads);
+        let answer = sa.header(exchange, true, header.message_id);
+        let response = covered(&answer, kind, &inner);
+        handshake.former =
+            handshake.upgrade(sa, &secret, &covered(header, first, plain), &response);
         sa.state = State::HalfOpen(handshake);
         Fate::Keep
     }
@@ -203,9 +199,12 @@ mod tests {
         message.extend([46, 0x20, 43, 0x08, 0, 0, 0, 1, 0, 0, 0, 70]);
         message.extend([34, 0, 0, 42]);
         message.extend([0xee; 38]);
+        let header = Header::decode(&message).unwrap();
         let mut expected = message[..24].to_vec();
         expected.extend([0, 0, 0, 28 + 4 + 5, 34, 0, 0, 4 + 5, 1, 2, 3, 4, 5]);
-        assert_eq!(covered(&message, &[1, 2, 3, 4, 5]), expected);
+        assert_eq!(covered(&header, 34, &[1, 2, 3, 4, 5]), expected);
+        let fragment = Header { next_payload: 53, ..header };
+        assert_eq!(covered(&fragment, 34, &[1, 2, 3, 4, 5]), expected);
         let int_auth = IntAuth { initiator: vec![0xaa], responder: vec![0xbb] };
         assert_eq!(int_auth.octets(), [0xaa, 0xbb, 0, 0, 0, 2]);
     }

@@ -12,6 +12,7 @@
 //! | `intermediate` | ML-KEM between the two |
 //! | `auth`, `admission` | who the peer is, and whether its SA may live |
 //! | `tunnel`, `child` | what an SA keys: ESP or WireGuard |
+//! | `fragment` | messages that are longer than a path carries |
 //! | [`crossing`] | the one SA that is left where both sides begin |
 //! | `rekey` | new keys for an SA, also where both sides make some |
 //! | `informational` | dead peers, deletion, moving |
@@ -22,7 +23,7 @@
 //! Spoken: RFC 7296, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
 //! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), RFC 9242 and RFC 9370
 //! (ML-KEM), of RFC 4555 the update
-//! of an address. Not yet: fragmentation, NAT detection, pre-shared keys.
+//! of an address, RFC 7383 (fragments). Not yet: NAT detection, pre-shared keys.
 
 mod admission;
 mod auth;
@@ -31,6 +32,7 @@ mod cookie;
 pub mod crossing;
 mod crypto;
 mod engine;
+mod fragment;
 mod informational;
 mod initiator;
 mod intermediate;

@@ -46,6 +46,8 @@ pub enum DropReason {
     OutOfWindow,
     /// The integrity check failed.
     NotAuthentic,
+    /// A fragment of a message that is too long, or in too many (RFC 7383).
+    Fragment,
     /// A message that has no place in the state of its SA.
     Unexpected,
     /// A half-open SA whose IKE_AUTH never came.
@@ -54,7 +56,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, in the order of [`crate::Engine::drops`].
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Malformed,
         Self::Version,
         Self::UnknownSpi,
@@ -67,6 +69,7 @@ impl DropReason {
         Self::Replayed,
         Self::OutOfWindow,
         Self::NotAuthentic,
+        Self::Fragment,
         Self::Unexpected,
         Self::HalfOpenExpired,
     ];
@@ -86,6 +89,7 @@ impl DropReason {
             Self::Replayed => "replayed",
             Self::OutOfWindow => "out-of-window",
             Self::NotAuthentic => "not-authentic",
+            Self::Fragment => "fragment",
             Self::Unexpected => "unexpected",
             Self::HalfOpenExpired => "half-open-expired",
         }

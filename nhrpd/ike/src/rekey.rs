@@ -341,6 +341,7 @@ impl Engine {
         sa.peer_spi = peer_spi;
         sa.suite = Some(suite);
         sa.channel = Some(Box::new(keys.channel));
+        sa.fragmentation = old.fragmentation;
         sa.identity.clone_from(&old.identity);
         Some(Successor { sa, sk_d: keys.sk_d, keys: wireguard, nonce: ni.min(nr).to_vec() })
     }

@@ -27,6 +27,7 @@ pub(crate) struct InitPayloads {
     pub(crate) hashes: Vec<u8>,
     pub(crate) cookie: Vec<u8>,
     pub(crate) intermediate: bool,
+    pub(crate) fragmentation: bool,
     /// It sent [`VENDOR_ID`].
     pub(crate) ours: bool,
 }
@@ -43,6 +44,7 @@ impl InitPayloads {
                 Payload::Notify(notify) => match notify.kind {
                     NotifyType::SIGNATURE_HASH_ALGORITHMS => found.hashes = notify.data,
                     NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED => found.intermediate = true,
+                    NotifyType::IKEV2_FRAGMENTATION_SUPPORTED => found.fragmentation = true,
                     NotifyType::COOKIE => found.cookie = notify.data,
                     _ => {}
                 },
@@ -160,6 +162,10 @@ impl Engine {
             let kind = NotifyType::CHILDLESS_IKEV2_SUPPORTED;
             payloads.push(Payload::Notify(Notify::new(kind, [])));
         }
+        if init.fragmentation {
+            let kind = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
+            payloads.push(Payload::Notify(Notify::new(kind, [])));
+        }
         if choice.suite.additional.is_some() {
             let kind = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
             payloads.push(Payload::Notify(Notify::new(kind, [])));
@@ -187,6 +193,7 @@ impl Engine {
         }));
         sa.suite = Some(choice.suite);
         sa.channel = Some(Box::new(keys.channel));
+        sa.fragmentation = init.fragmentation;
         sa.expected_request = 1;
         self.insert(sa);
         Ok(())

@@ -12,12 +12,13 @@ use crate::crypto::channel::Channel;
 use crate::crypto::group::{Group, PrivateKey};
 use crate::crypto::keys::Secret;
 use crate::crypto::suite::Suite;
+use crate::fragment::{self, Partial};
 use crate::intermediate::{IntAuth, Intermediate};
 use crate::limits::HALF_OPEN_LIFETIME;
 use crate::private::Lineage;
 use crate::rekey::{OwnRekey, Successor};
 use crate::tunnel::{Offered, TunnelKind};
-use crate::wire::{Delete, Exchange, Header, Notify, NotifyType, Payload};
+use crate::wire::{self, Delete, Exchange, Header, Notify, NotifyType, Payload};
 use crate::{Identity, SaId, private};
 
 /// Times a request is sent before its SA is given up: at 0, 0.5, 1.5, 3.5, 7.5 and 11.5 s, and
@@ -54,8 +55,12 @@ pub(crate) struct Sa {
     /// [`State::Closing`] without a request of ours: when we stop waiting for the peer's.
     pub(crate) delete_at: Option<Instant>,
     pub(crate) expected_request: u32,
-    /// Response to the request before [`Self::expected_request`] (RFC 7296 §2.1).
-    pub(crate) last_response: Vec<u8>,
+    /// Response to the request before [`Self::expected_request`] (RFC 7296 §2.1), in fragments.
+    pub(crate) last_response: Vec<Vec<u8>>,
+    /// Both sides can do it (RFC 7383 §2.3).
+    pub(crate) fragmentation: bool,
+    pub(crate) partial_request: Option<Box<Partial>>,
+    pub(crate) partial_response: Option<Box<Partial>>,
     /// The deadline that stands in the engine's timers.
     pub(crate) armed: Option<Instant>,
     pub(crate) counters: SaCounters,
@@ -150,7 +155,8 @@ pub(crate) struct Outstanding {
     pub(crate) request: Request,
     pub(crate) exchange: Exchange,
     pub(crate) message_id: u32,
-    pub(crate) datagram: Vec<u8>,
+    /// The message, in fragments.
+    pub(crate) datagrams: Vec<Vec<u8>>,
     pub(crate) transmissions: u32,
     pub(crate) first_sent: Instant,
     pub(crate) due: Instant,
@@ -195,7 +201,7 @@ impl Outstanding {
         request: Request,
         exchange: Exchange,
         message_id: u32,
-        datagram: Vec<u8>,
+        datagrams: Vec<Vec<u8>>,
         now: Instant,
         rng: &mut dyn CryptoRng,
     ) -> Self {
@@ -203,7 +209,7 @@ impl Outstanding {
             request,
             exchange,
             message_id,
-            datagram,
+            datagrams,
             transmissions: 0,
             first_sent: now,
             due: now,
@@ -257,6 +263,9 @@ impl Sa {
             delete_at: None,
             expected_request: 0,
             last_response: Vec::new(),
+            fragmentation: false,
+            partial_request: None,
+            partial_response: None,
             armed: None,
             counters: SaCounters::default(),
         }
@@ -280,6 +289,17 @@ impl Sa {
             response,
             message_id,
         }
+    }
+
+    /// Encodes a message of this SA: protected as soon as there are keys, and in fragments where it
+    /// is long and the peer can do that.
+    pub(crate) fn seal(&mut self, header: Header, payloads: &[Payload]) -> Vec<Vec<u8>> {
+        let Some(channel) = &mut self.channel else {
+            return vec![wire::encode_plain(header, payloads)];
+        };
+        let most = if self.fragmentation { fragment::LONGEST } else { usize::MAX };
+        let (first, chain) = wire::encode_chain(payloads);
+        channel.seal_fragments(header, first, chain, most)
     }
 
     /// The initiator's and the responder's SPI.

@@ -144,7 +144,9 @@ fn rewrite_auth(change: impl Fn(&mut Vec<Payload>)) -> Net {
     net.record = Some(Vec::new());
     net.initiate(A, B);
     net.run(ms(45));
-    let request = net.record.as_ref().unwrap()[4].datagram.clone();
+    let sent = net.record.as_ref().unwrap();
+    let request = sent.iter().find(|flight| flight.datagram[18] == Exchange::IKE_AUTH.0);
+    let request = request.unwrap().datagram.clone();
     let header = Header::decode(&request).unwrap();
     assert_eq!(header.exchange, Exchange::IKE_AUTH);
     let encrypted = Encrypted::decode(&header, &request).unwrap();

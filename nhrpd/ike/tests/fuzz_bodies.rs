@@ -116,6 +116,17 @@ fn selectors() {
 }
 
 #[test]
+fn keywords() {
+    let seeds = [
+        "aes256gcm16-sha384-ecp384",
+        "aes256-aes128-sha256-prfsha512-modp2048-x25519-ke1_mlkem768",
+        "chacha20poly1305-esn",
+    ];
+    let seeds: Vec<_> = seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect();
+    bounded(bodies::keywords, &seeds, 5_000);
+}
+
+#[test]
 fn datagrams() {
     let framed = |m: &Vec<u8>| [&(m.len() as u16).to_be_bytes()[..], m].concat();
     let seeds: Vec<_> = corpus().iter().map(framed).collect();

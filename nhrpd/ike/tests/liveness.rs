@@ -108,7 +108,8 @@ fn rfc7296_2_1_a_repeated_request_gets_the_same_response_again() {
     net.initiate(A, B);
     net.settle();
     let sent = net.record.replace(Vec::new()).unwrap();
-    let (request, response) = (sent[4].clone(), sent[5].clone());
+    let [.., request, response] = &sent[..] else { panic!() };
+    assert_eq!(request.datagram[18], 35);
     let from = net.nodes[A].address;
     net.inject(B, from, &request.datagram);
     let again = net.record.as_ref().unwrap();

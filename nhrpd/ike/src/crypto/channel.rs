@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::algorithm::{Encryption, Integrity, Mode, SALT_LEN};
 use super::keys::Secret;
 use crate::wire::payload::{ENCRYPTED, ENCRYPTED_FRAGMENT};
-use crate::wire::{self, Encrypted, Fragment, Header, PAYLOAD_HEADER_LEN, Payload};
+use crate::wire::{self, Encrypted, Fragment, Header, PAYLOAD_HEADER_LEN};
 
 const IV_LEN: usize = NONCE_LEN - SALT_LEN;
 /// Block of AES.
@@ -56,8 +56,9 @@ impl Channel {
         }
     }
 
-    /// Encodes a message with `payloads` in an encrypted payload.
-    pub(crate) fn seal(&mut self, header: Header, payloads: &[Payload]) -> Vec<u8> {
+    /// Encodes a message with `payloads` in an encrypted payload, however long it is.
+    #[cfg(test)]
+    pub(crate) fn seal(&mut self, header: Header, payloads: &[wire::Payload]) -> Vec<u8> {
         let (first, chain) = wire::encode_chain(payloads);
         self.seal_chain(header, first, chain)
     }
@@ -306,7 +307,7 @@ impl Cbc {
 
     /// Whole blocks.
     fn decrypt(&self, iv: [u8; BLOCK], sealed: &[u8]) -> Result<Secret, NotAuthentic> {
-        if sealed.is_empty() || sealed.len() % BLOCK != 0 {
+        if sealed.is_empty() || !sealed.len().is_multiple_of(BLOCK) {
             return Err(NotAuthentic);
         }
         let last = *sealed.last_chunk().ok_or(NotAuthentic)?;
@@ -331,7 +332,7 @@ mod tests {
         HMAC_SHA2_256_128, INTEGRITY,
     };
     use crate::crypto::hex;
-    use crate::wire::{Exchange, Notify, NotifyType};
+    use crate::wire::{Exchange, Notify, NotifyType, Payload};
 
     fn aead(encryption: &Encryption, key: &[u8]) -> Direction {
         Direction::new(encryption, None, &Material { encryption: key, integrity: &[] })

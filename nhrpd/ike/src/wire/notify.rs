@@ -61,6 +61,8 @@ notify_types! {
     UPDATE_SA_ADDRESSES = 16400;
     /// RFC 6023 §3.
     CHILDLESS_IKEV2_SUPPORTED = 16418;
+    /// RFC 7383 §2.3.
+    IKEV2_FRAGMENTATION_SUPPORTED = 16430;
     /// RFC 7427 §4: two bytes for each hash algorithm.
     SIGNATURE_HASH_ALGORITHMS = 16431;
     /// RFC 9242 §3.1.

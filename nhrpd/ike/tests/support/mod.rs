@@ -158,13 +158,13 @@ impl Net {
     pub fn add_with(
         &mut self,
         credentials: Credentials,
-        config: Config,
+        mut config: Config,
         algorithms: Algorithms,
     ) -> usize {
+        config.algorithms = algorithms;
         let index = self.nodes.len();
         let address = address(&format!("192.0.2.{}:4500", index + 1));
         let mut rng = ChaCha20Rng::seed_from_u64(self.rng.next_u64());
-        let config = Config { algorithms, ..config };
         let mut engine = Engine::new(config.clone());
         engine.update_addresses(self.now, Some(address.ip()), &mut rng);
         self.nodes.push(Node {
@@ -347,6 +347,11 @@ impl Net {
     pub fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while self.step(end) {}
+    }
+
+    /// What is under way and fits the description never arrives.
+    pub fn drop_in_flight(&mut self, lost: impl Fn(&Flight) -> bool) {
+        self.in_flight.retain(|_, flight| !lost(flight));
     }
 
     /// Until nothing is in flight; bounded.
