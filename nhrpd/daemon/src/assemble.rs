@@ -162,6 +162,7 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
         },
         security,
         ike: ike::Config {
+            algorithms: config.ike_proposals.clone(),
             dead_peer_interval: config.limits.dead_peer_interval,
             rekey_interval: config.rekey_interval,
             half_open: config.limits.half_open,

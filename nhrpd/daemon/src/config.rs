@@ -63,6 +63,8 @@ pub struct Config {
     pub security: Security,
     /// `security.rekey-interval`: age at which keys are renewed.
     pub rekey_interval: Duration,
+    /// `security.ike-proposals`: what IKE proposes and accepts.
+    pub ike_proposals: ike::Algorithms,
     /// What carries the packets.
     pub dataplane: Dataplane,
     /// Caps and rates.

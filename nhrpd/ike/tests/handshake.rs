@@ -18,7 +18,7 @@ fn established(node: &Node) -> (&Event, &ike::Identity, &[Vec<u8>], bool, bool) 
 }
 
 fn proposals(list: &[&str]) -> Algorithms {
-    Algorithms::parse(list).unwrap()
+    Algorithms::parse(list).expect("good proposals")
 }
 
 /// Two nodes with these proposals.

@@ -127,6 +127,7 @@ impl Domain {
             },
             security: self.security,
             ike: ike::Config {
+                algorithms: ike::Algorithms::default(),
                 dead_peer_interval: self.dead_peer_interval,
                 rekey_interval: self.rekey_interval,
                 half_open: 256,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ike::{Algorithms, Combination};
 use ipnet::IpNet;
 use pki::{Absent, ExtendedKeyUsagePolicy, KeyUsageMask, KeyUsagePolicy};
 
@@ -123,7 +124,7 @@ impl Check {
         good
     }
 
-    fn config(&mut self, raw: Raw, folder: &Path) -> Option<Config> {
+    fn config(&mut self, mut raw: Raw, folder: &Path) -> Option<Config> {
         let tunnel = self.tunnel(raw.tunnel);
         let underlay = self.underlay(raw.underlay, tunnel.as_ref());
         let own = tunnel.as_ref().map(|tunnel| tunnel.address);
@@ -147,6 +148,7 @@ impl Check {
             4 * 3600,
             number(60..=7 * 24 * 3600),
         );
+        let ike_proposals = self.ike_proposals(raw.security.ike_proposals.take());
         let security = self.security(raw.security, folder);
         let clear = matches!(security, Some(Security::None));
         let nhrp = self.nhrp(raw.nhrp, hub, clear);
@@ -174,6 +176,7 @@ impl Check {
             underlay: underlay?,
             security: security?,
             rekey_interval: Duration::from_secs(rekey_interval),
+            ike_proposals: ike_proposals?,
         })
     }
 
@@ -361,6 +364,20 @@ impl Check {
             key_usage,
             extended_key_usage,
         }))
+    }
+
+    fn ike_proposals(&mut self, raw: Option<List>) -> Option<Algorithms> {
+        let Some(list) = raw else { return Some(Algorithms::default()) };
+        let key = "security.ike-proposals";
+        let before = self.problems.len();
+        let proposals = self.list(key, list, "[aes256gcm16-sha384-ecp384]", |text| {
+            Combination::parse(text).map_err(|error| error.to_string())
+        });
+        let algorithms = Algorithms::new(proposals);
+        if algorithms.is_none() && self.problems.len() == before {
+            self.problem(key, "expected at least one, such as [aes256gcm16-sha384-ecp384]");
+        }
+        algorithms
     }
 
     fn key_usage(&mut self, raw: Option<List>, absent: Text) -> KeyUsagePolicy {

@@ -152,6 +152,7 @@ sections! {
         extended_key_usage: Option<List>,
         extended_key_usage_absent: Text,
         rekey_interval: Text,
+        ike_proposals: Option<List>,
     }
     Limits {
         peers: Text,

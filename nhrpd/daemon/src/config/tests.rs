@@ -486,6 +486,39 @@ fn security_rekey_interval() {
 }
 
 #[test]
+fn security_ike_proposals() {
+    let config =
+        good("security", "ike-proposals: [aes256gcm16-sha384-ecp384, aes256-sha256-modp2048]");
+    let names = ["aes256gcm16-prfsha384-ecp384", "aes256-sha256-modp2048"];
+    assert_eq!(config.ike_proposals, ike::Algorithms::parse(&names).unwrap());
+    let default = good("security", "rekey-interval: 60").ike_proposals;
+    assert_eq!(default, ike::Algorithms::default());
+    let reference = include_str!("../../../../docs/configuration.md");
+    let documented: Vec<&str> =
+        reference.lines().filter_map(|line| line.strip_prefix("    - aes256")).collect();
+    let documented: Vec<_> = documented.iter().map(|rest| format!("aes256{rest}")).collect();
+    assert_eq!(default, ike::Algorithms::parse(&documented).unwrap(), "as the reference says");
+    bad(
+        "security",
+        "ike-proposals: [aes256gcm16-md5-x25519]",
+        "security.ike-proposals[0]: proposal `aes256gcm16-md5-x25519`: `md5` is not known; known are \
+         aes256gcm16, aes128gcm16, chacha20poly1305, aes256, aes128, sha256, sha384, sha512, \
+         prfsha256, prfsha384, prfsha512, x25519, ecp256, ecp384, modp2048, ke1_mlkem768",
+    );
+    bad(
+        "security",
+        "ike-proposals: []",
+        "security.ike-proposals: expected at least one, such as [aes256gcm16-sha384-ecp384]",
+    );
+    bad(
+        "security",
+        "ike-proposals: aes256gcm16-sha384-ecp384",
+        "security.ike-proposals: expected a list, such as [aes256gcm16-sha384-ecp384], found \
+         \"aes256gcm16-sha384-ecp384\"",
+    );
+}
+
+#[test]
 fn security_files() {
     let with = |security: &str| read(&file("", "").replace(SECURITY, security));
     let config = with("certificate: /a/b.crt, private-key: ../b.key, ca: ca, crl: crl.pem");
