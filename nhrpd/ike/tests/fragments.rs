@@ -28,7 +28,7 @@ fn pair(seed: u64) -> Net {
 }
 
 fn fragments(net: &Net) -> Vec<Flight> {
-    let sent = net.record.clone().unwrap();
+    let sent = net.record.clone().expect("it records");
     sent.into_iter().filter(|flight| flight.datagram[16] == FRAGMENT).collect()
 }
 
