@@ -10,11 +10,13 @@
 mod client;
 mod protocol;
 mod server;
+mod socket;
 mod types;
 
 pub use client::{Client, ClientError, Monitor};
 pub use protocol::{DESCRIPTION, Failure, INTERFACE, Request};
-pub use server::{BindError, Call, Handler, Publisher, Server};
+pub use server::{Call, Handler, Publisher, Server};
+pub use socket::{BindError, Socket};
 pub use types::*;
 
 /// Where the daemon listens unless told otherwise.

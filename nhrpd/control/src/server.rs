@@ -2,16 +2,15 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -20,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use crate::protocol::{
     DESCRIPTION, Failure, INTERFACE, MONITOR, Request, SERVICE_DESCRIPTION, SERVICE_INTERFACE,
 };
+use crate::socket::{BindError, Socket};
 use crate::types::{
     Cache, Cleared, Dmvpn, Endpoints, Event, IkeSas, Monitored, Multicast, NextHopServers,
     Reloaded, Shortcuts, Trace, Traffic,
@@ -128,25 +128,6 @@ enum Reply {
     Reloaded(Reloaded),
 }
 
-/// Why the socket cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Another daemon answers there.
-    #[error("another nhrpd already listens on {}", .0.display())]
-    InUse(PathBuf),
-    /// There is something that is not a socket.
-    #[error("{} exists and is not a socket: remove it, or use --socket", .0.display())]
-    NotASocket(PathBuf),
-    /// The system refused.
-    #[error("cannot open the control socket {}: {error}", path.display())]
-    Io {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-}
-
 /// Tells events to every client that monitors.
 #[derive(Debug, Clone)]
 pub struct Publisher(broadcast::Sender<Event>);
@@ -159,52 +140,18 @@ impl Publisher {
     }
 }
 
-/// The listening socket. Dropping it removes its file.
+/// The daemon's end of the control socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct Server {
     events: Publisher,
-    listener: UnixListener,
-    path: PathBuf,
-    inode: u64,
-    owner: u32,
+    socket: Socket,
 }
 
 impl Server {
-    /// Listens at `path` with mode 0660; makes its folder, and takes the place of a socket that
-    /// nobody listens on any more. Needs a tokio runtime.
+    /// Listens at `path`, as [`Socket::bind`] does.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        if let Ok(found) = path.symlink_metadata() {
-            if !found.file_type().is_socket() {
-                return Err(BindError::NotASocket(path.into()));
-            }
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(BindError::InUse(path.into()));
-            }
-        }
-        Self::bind_io(path).map_err(|error| BindError::Io { path: path.into(), error })
-    }
-
-    fn bind_io(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        // Under another name first, so that nobody finds it before it has its mode, and so that a
-        // stale socket is replaced in one step.
-        let mut fresh = path.as_os_str().to_owned();
-        fresh.push(format!(".{}", std::process::id()));
-        let fresh = PathBuf::from(fresh);
-        let _ = std::fs::remove_file(&fresh);
-        let listener = UnixListener::bind(&fresh)?;
-        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660))?;
-        std::fs::rename(&fresh, path)?;
-        let metadata = path.symlink_metadata()?;
-        Ok(Self {
-            events: Publisher(broadcast::Sender::new(EVENTS)),
-            listener,
-            path: path.into(),
-            inode: metadata.ino(),
-            owner: metadata.uid(),
-        })
+        let events = Publisher(broadcast::Sender::new(EVENTS));
+        Ok(Self { events, socket: Socket::bind(path)? })
     }
 
     /// What tells events to the clients.
@@ -219,8 +166,8 @@ impl Server {
         let monitors = Arc::new(Semaphore::new(MONITORS));
         loop {
             let stream = tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                accepted = self.socket.accept() => match accepted {
+                    Ok(stream) => stream,
                     Err(_) => {
                         sleep(ACCEPT_PAUSE).await;
                         continue;
@@ -235,17 +182,9 @@ impl Server {
                 continue;
             }
             let may_change =
-                stream.peer_cred().is_ok_and(|peer| may_change(peer.uid(), self.owner));
+                stream.peer_cred().is_ok_and(|peer| may_change(peer.uid(), self.socket.owner()));
             let monitor = Monitor { events: self.events.clone(), places: monitors.clone() };
             connections.spawn(serve(stream, may_change, calls.clone(), monitor));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if self.path.symlink_metadata().is_ok_and(|found| found.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

@@ -683,6 +683,28 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::PeerUp,
+        Self::PeerDown,
+        Self::PeerRekeyed,
+        Self::PeerMoved,
+        Self::Refused,
+        Self::ShortcutUp,
+        Self::ShortcutDown,
+        Self::ResolutionFailed,
+        Self::ServerUp,
+        Self::ServerDown,
+        Self::ServerUnresolved,
+        Self::Registered,
+        Self::Unregistered,
+        Self::BehindNat,
+        Self::ErrorReceived,
+        Self::UnderlayChanged,
+        Self::Reloaded,
+        Self::ReloadRefused,
+    ];
+
     /// The word on the socket.
     pub fn as_str(self) -> &'static str {
         match self {

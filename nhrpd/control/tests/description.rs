@@ -111,8 +111,9 @@ fn types_and_description_agree() {
 #[test]
 fn every_kind_of_event_has_its_word() {
     let Some(Definition::Enum(words)) = definitions().remove("EventKind") else { panic!("gone") };
-    for word in words {
+    for word in &words {
         let kind: EventKind = serde_json::from_value(word.clone().into()).unwrap();
         assert_eq!(kind.as_str(), word);
     }
+    assert_eq!(EventKind::ALL.map(EventKind::as_str).to_vec(), words);
 }

@@ -11,7 +11,7 @@ mod tests;
 mod value;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub dataplane: Dataplane,
     /// Caps and rates.
     pub limits: Limits,
+    /// `metrics.listen`: where metrics are told; nowhere by default.
+    pub metrics: Option<Listen>,
     /// Least important level that is logged.
     pub log: LogLevel,
 }
@@ -285,6 +287,24 @@ pub struct Limits {
     pub half_open_per_source: usize,
     /// Silence after which a peer is probed.
     pub dead_peer_interval: Duration,
+}
+
+/// `metrics.listen`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A Unix socket, for its owner and its group.
+    Unix(PathBuf),
+    /// TCP.
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
 }
 
 /// `log`

@@ -1,5 +1,6 @@
 //! What happened, told at once to the log and to whoever monitors.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
@@ -16,6 +17,7 @@ pub(crate) struct Teller {
     /// UDP port of whoever has the usual one.
     port: u16,
     publisher: Publisher,
+    told: BTreeMap<&'static str, u64>,
 }
 
 /// What an event is about; what does not apply is absent.
@@ -34,10 +36,10 @@ impl Teller {
             Security::None => 0,
             Security::WireGuard(_) => config.underlay.port,
         };
-        Self { interface: config.tunnel.interface.clone(), port, publisher }
+        Self { interface: config.tunnel.interface.clone(), port, publisher, told: BTreeMap::new() }
     }
 
-    pub(crate) fn notice(&self, notice: Notice) {
+    pub(crate) fn notice(&mut self, notice: Notice) {
         let message = notice.to_string();
         let (kind, mut about) = about(notice);
         if let Some(peer) = about.peer.as_mut().filter(|peer| peer.port() == 0) {
@@ -46,8 +48,13 @@ impl Teller {
         self.tell(kind, message, about);
     }
 
+    /// How many events of this kind there were.
+    pub(crate) fn told(&self, kind: EventKind) -> u64 {
+        self.told.get(kind.as_str()).copied().unwrap_or_default()
+    }
+
     /// The name of a next-hop server does not resolve.
-    pub(crate) fn unresolved(&self, server: IpAddr, reason: &str) {
+    pub(crate) fn unresolved(&mut self, server: IpAddr, reason: &str) {
         let message = format!("next-hop server {server}: {reason}");
         let reason = Some(reason.to_owned());
         let about = About { server: Some(server), reason, ..About::default() };
@@ -55,7 +62,7 @@ impl Teller {
     }
 
     /// Another configuration holds; these sections differ.
-    pub(crate) fn reloaded(&self, changed: &[String]) {
+    pub(crate) fn reloaded(&mut self, changed: &[String]) {
         let message = match changed {
             [] => "configuration reloaded: nothing differs".to_owned(),
             changed => format!("configuration reloaded: {} changed", changed.join(", ")),
@@ -64,19 +71,20 @@ impl Teller {
     }
 
     /// The configuration is not good, or cannot hold while we run.
-    pub(crate) fn reload_refused(&self, reason: &str) {
+    pub(crate) fn reload_refused(&mut self, reason: &str) {
         let message = format!("configuration not reloaded, nothing has changed: {reason}");
         let about = About { reason: Some(reason.to_owned()), ..About::default() };
         self.tell(EventKind::ReloadRefused, message, about);
     }
 
-    fn tell(&self, kind: EventKind, message: String, about: About) {
+    fn tell(&mut self, kind: EventKind, message: String, about: About) {
         let About { peer, identity, prefix, server, reason } = about;
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let interface = self.interface.clone();
         let event =
             Event { time, interface, kind, message, peer, identity, prefix, server, reason };
         log(&event);
+        *self.told.entry(kind.as_str()).or_default() += 1;
         self.publisher.publish(event);
     }
 }

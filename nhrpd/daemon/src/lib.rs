@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 mod event;
 mod log;
+mod metrics;
 mod reload;
 mod resolve;
 mod shell;

@@ -87,6 +87,7 @@ impl Config {
             ),
             ("security.mode", discriminant(&self.security) == discriminant(&other.security)),
             ("dataplane", self.dataplane == other.dataplane),
+            ("metrics", self.metrics == other.metrics),
         ];
         differing(&same)
     }
@@ -156,6 +157,7 @@ log: info
             ("nhrp.registrations", "accept}", "refuse}"),
             ("security.mode", "{certificate", "{mode: none, certificate"),
             ("dataplane", "auto", "userspace"),
+            ("metrics", "log:", "metrics: {listen: 127.0.0.1:9730}\nlog:"),
         ] {
             assert_eq!(now.fixed_differences(&with(from, to)), [key]);
         }

@@ -18,12 +18,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant as Deadline, Interval, interval, sleep_until, timeout};
 
-use crate::assemble;
 use crate::config::Config;
 use crate::event::Teller;
 use crate::log::LogSwitch;
+use crate::metrics::Statistics;
+use crate::metrics::http::Listener;
 use crate::resolve::Resolved;
 use crate::show::Show;
+use crate::{assemble, metrics};
 
 /// Events of the data plane that wait for the core.
 const EVENTS: usize = 1024;
@@ -43,6 +45,7 @@ pub(crate) struct Shell {
     pub(crate) path: PathBuf,
     pub(crate) teller: Teller,
     pub(crate) log: LogSwitch,
+    pub(crate) statistics: Statistics,
     /// Look-ups of names, and where they tell what they found.
     pub(crate) lookups: Vec<JoinHandle<()>>,
     pub(crate) names: mpsc::Sender<Resolved>,
@@ -68,6 +71,11 @@ pub(crate) async fn run(
     let server = Server::bind(socket)?;
     let teller = Teller::new(&config, server.publisher());
     let control = tokio::spawn(server.run(calls_in));
+    let (scrapes_in, mut scrapes) = mpsc::channel(1);
+    let metrics = match &config.metrics {
+        Some(listen) => Some(tokio::spawn(Listener::bind(listen).await?.run(scrapes_in))),
+        None => None,
+    };
     let (names_in, mut names) = mpsc::channel(1);
 
     let mut watch = Watch::start(assemble::source(&config))?;
@@ -84,6 +92,7 @@ pub(crate) async fn run(
         path: path.to_owned(),
         teller,
         log,
+        statistics: Statistics::default(),
         lookups: Vec::new(),
         names: names_in,
     };
@@ -118,6 +127,7 @@ pub(crate) async fn run(
             () = at(deadline) => shell.timeout(),
             underlay = watch.changed() => shell.set_underlay(&underlay).await,
             Some(found) = names.recv() => shell.resolved(found),
+            Some(scrape) = scrapes.recv() => drop(scrape.send(metrics::text(&mut shell))),
             Some(call) = calls.recv() => call.answer(&mut Show(&mut shell)),
             () = tick(&mut watchdog) => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
@@ -148,6 +158,9 @@ pub(crate) async fn run(
         lookup.abort();
     }
     control.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     shell.plane.stop().await;
     Ok(())
 }
@@ -213,14 +226,18 @@ impl Shell {
 
     /// Carries out what the core wants, sessions before the packets that use them.
     pub(crate) fn flush(&mut self) {
-        if let Some(desired) = self.overlay.poll_desired(now()) {
-            self.plane.apply(desired);
+        if self.overlay.poll_desired(now()).is_some() {
+            if self.config.metrics.is_some() {
+                self.statistics.before(&self.overlay, || self.plane.counters());
+            }
+            self.plane.apply(self.overlay.desired());
         }
         while let Some(output) = self.overlay.poll_output() {
             match output {
                 Output::Ike { to, datagram } => self.plane.send_ike(to, &datagram),
                 Output::Nhrp { peer, packet } => self.plane.send_nhrp(peer, &packet),
                 Output::Notice(notice) => self.teller.notice(notice),
+                Output::Took(began, time) => self.statistics.took(began, time),
             }
         }
     }

@@ -40,6 +40,11 @@ impl Credentials {
         self.own.certificate()
     }
 
+    /// What others are judged by.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
     /// Whether the own certificate and what leads from it to the CA are the same.
     pub(crate) fn same_chain(&self, other: &Self) -> bool {
         self.own.chain() == other.own.chain()

@@ -19,6 +19,8 @@ use crate::session::Session;
 pub(crate) struct Attempt {
     /// The IKE SA; `None` between two tries.
     pub sa: Option<SaId>,
+    /// When the last try began.
+    pub begun: Instant,
     pub retry_at: Option<Instant>,
     pub failures: u32,
     /// Why the last try failed.
@@ -42,11 +44,13 @@ impl Overlay {
         };
         let attempt = self.attempts.entry(nbma).or_insert(Attempt {
             sa: None,
+            begun: now.instant,
             retry_at: None,
             failures: 0,
             reason: None,
         });
         attempt.sa = Some(sa);
+        attempt.begun = now.instant;
         attempt.retry_at = None;
     }
 

@@ -60,6 +60,19 @@ pub enum Output {
     },
     /// Tell the operator.
     Notice(Notice),
+    /// How long something took that we began, for statistics.
+    Took(Began, Duration),
+}
+
+/// Something that we begin and whose end depends on others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Began {
+    /// A key exchange: from IKE_SA_INIT until both sides are authenticated.
+    KeyExchange,
+    /// The registration of our address: from the request until it is accepted.
+    Registration,
+    /// A resolution: from the request until there is an answer.
+    Resolution,
 }
 
 /// The overlay.
@@ -456,7 +469,10 @@ impl Overlay {
                         }
                     };
                 let nbma = self.sessions.nbma(remote);
-                self.attempts.remove(&nbma);
+                if let Some(attempt) = self.attempts.remove(&nbma).filter(|a| a.sa == Some(sa)) {
+                    let took = now.instant - attempt.begun;
+                    self.outputs.push_back(Output::Took(Began::KeyExchange, took));
+                }
                 let id = self.sessions.insert(Session {
                     sa: Some(sa),
                     tunnel: Some(tunnel),
@@ -679,6 +695,13 @@ impl Overlay {
             }
             nhrp::Event::Unregistered { prefix, reason, .. } => {
                 self.notice(Notice::Unregistered { prefix, reason });
+            }
+            nhrp::Event::Answered { asked, after } => {
+                let began = match asked {
+                    nhrp::Asked::Registration => Began::Registration,
+                    nhrp::Asked::Resolution => Began::Resolution,
+                };
+                self.outputs.push_back(Output::Took(began, after));
             }
             nhrp::Event::SeenAs { server, nbma } => {
                 self.notice(Notice::SeenAs { server, nbma });

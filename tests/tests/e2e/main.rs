@@ -7,6 +7,7 @@ mod faults;
 mod hostile;
 mod ipv6;
 mod memory;
+mod metrics;
 mod monitor;
 mod moving;
 mod multicast;

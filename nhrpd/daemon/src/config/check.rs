@@ -11,12 +11,12 @@ use pki::{Absent, ExtendedKeyUsagePolicy, KeyUsageMask, KeyUsagePolicy};
 use super::error::Problem;
 use super::raw::{self, List, Raw};
 use super::value::{
-    Parsed, address, boolean, choice, device, endpoint, expected, nbma, number, prefix, source,
-    unicast,
+    Parsed, address, boolean, choice, device, endpoint, expected, listen, nbma, number, prefix,
+    source, unicast,
 };
 use super::{
-    Accept, Advertise, Certificates, Config, Dataplane, Host, Limits, LogLevel, Mtu, Multicast,
-    NextHopServer, Nhrp, Password, Security, Source, StaticMap, Trust, Tunnel, Underlay,
+    Accept, Advertise, Certificates, Config, Dataplane, Host, Limits, Listen, LogLevel, Mtu,
+    Multicast, NextHopServer, Nhrp, Password, Security, Source, StaticMap, Trust, Tunnel, Underlay,
 };
 
 type Text = Option<String>;
@@ -171,6 +171,7 @@ impl Check {
             accept,
             dataplane: self.or("dataplane", raw.dataplane, Dataplane::Auto, dataplane),
             limits: self.limits(raw.limits),
+            metrics: self.metrics(raw.metrics),
             log: self.or("log", raw.log, LogLevel::Info, choice(&LOG_LEVELS)),
             tunnel: tunnel?,
             underlay: underlay?,
@@ -404,6 +405,11 @@ impl Check {
             text.parse::<pki::ExtendedKeyUsage>().map_err(|error| error.to_string())
         });
         ExtendedKeyUsagePolicy { any_of, absent }
+    }
+
+    fn metrics(&mut self, raw: raw::Metrics) -> Option<Listen> {
+        let remote = self.or("metrics.allow-remote", raw.allow_remote, false, boolean);
+        self.optional("metrics.listen", raw.listen, listen(remote))
     }
 
     fn limits(&mut self, raw: raw::Limits) -> Limits {

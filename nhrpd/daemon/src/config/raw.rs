@@ -124,6 +124,7 @@ sections! {
         security: Security,
         dataplane: Text,
         limits: Limits,
+        metrics: Metrics,
         log: Text,
     }
     Tunnel { interface: Text, address: Text, key: Text, mtu: Text }
@@ -154,6 +155,7 @@ sections! {
         rekey_interval: Text,
         ike_proposals: Option<List>,
     }
+    Metrics { listen: Text, allow_remote: Text }
     Limits {
         peers: Text,
         cache_entries: Text,

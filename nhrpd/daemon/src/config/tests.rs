@@ -649,3 +649,22 @@ fn log() {
     }
     bad("", "log: verbose", "log: expected error, warn, info, debug or trace, found \"verbose\"");
 }
+
+#[test]
+fn metrics() {
+    assert_eq!(good("", "").metrics, None);
+    let listen = |text: &str| good("metrics", &format!("listen: {text}")).metrics.unwrap();
+    assert_eq!(listen("unix:/run/nhrpd/m.sock"), Listen::Unix("/run/nhrpd/m.sock".into()));
+    for address in ["127.0.0.1:9730", "\"[::1]:9730\""] {
+        assert_eq!(listen(address), Listen::Tcp(address.trim_matches('"').parse().unwrap()));
+    }
+    for wrong in ["9730", "localhost:9730", "127.0.0.1", "127.0.0.1:0", "unix:m.sock"] {
+        let expected = "metrics.listen: expected unix:/PATH or ADDRESS:PORT, found";
+        bad("metrics", &format!("listen: \"{wrong}\""), &format!("{expected} \"{wrong}\""));
+    }
+    let text = "metrics.listen: 0.0.0.0:9730 is reached from other machines, without a password: \
+                listen on 127.0.0.1:9730, or add allow-remote: true";
+    bad("metrics", "listen: 0.0.0.0:9730", text);
+    let allowed = good("metrics", "listen: 0.0.0.0:9730, allow-remote: true").metrics;
+    assert_eq!(allowed, Some(Listen::Tcp("0.0.0.0:9730".parse().unwrap())));
+}

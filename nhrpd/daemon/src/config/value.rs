@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::error::suggestion;
-use super::{Endpoint, Host, Source};
+use super::{Endpoint, Host, Listen, Source};
 
 pub(super) type Parsed<T> = Result<T, String>;
 
@@ -131,6 +131,27 @@ pub(super) fn endpoint(text: &str) -> Parsed<Endpoint> {
     }
     let port = port.map(number(1..=65535)).transpose()?;
     Ok(Endpoint { host: Host::Name(name.to_owned()), port })
+}
+
+/// `unix:/path` or `address:port`. What the whole network may reach has to be allowed by name:
+/// metrics tell who talks with whom.
+pub(super) fn listen(remote: bool) -> impl Fn(&str) -> Parsed<Listen> {
+    move |text| {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(Listen::Unix(path.into()));
+        }
+        let Some(address) = text.parse::<SocketAddr>().ok().filter(|a| a.port() != 0) else {
+            return expected("unix:/PATH or ADDRESS:PORT", text);
+        };
+        if !address.ip().is_loopback() && !remote {
+            return Err(format!(
+                "{text} is reached from other machines, without a password: listen on \
+                 127.0.0.1:{}, or add allow-remote: true",
+                address.port()
+            ));
+        }
+        Ok(Listen::Tcp(address))
+    }
 }
 
 /// RFC 1123 §2.1; the last label is not a number, else it is meant to be an address.

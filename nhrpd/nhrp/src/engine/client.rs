@@ -12,7 +12,7 @@ use super::errors::Fault;
 use super::packet::seen;
 use super::pending::{Purpose, back_off};
 use super::timers::Timer;
-use super::{BindingKind, Engine, Event, Nbma, NhsState, Refusal, Server};
+use super::{Asked, BindingKind, Engine, Event, Nbma, NhsState, Refusal, Server};
 use crate::wire::{Cie, Operation, Packet, Query, code, flags};
 
 /// A server that leaves this many requests in a row unanswered is down.
@@ -192,8 +192,8 @@ impl Engine {
         let Received { from, packet, query } = received;
         let id = query.request_id;
         let pending = self.pending.get(&id).filter(|pending| pending.to == from);
-        let Some((Purpose::Register { server, part }, attempts)) =
-            pending.map(|pending| (pending.purpose.clone(), pending.attempts))
+        let Some((Purpose::Register { server, part }, attempts, since)) =
+            pending.map(|pending| (pending.purpose.clone(), pending.attempts, pending.since))
         else {
             self.count_unknown_reply(id);
             return Ok(());
@@ -221,7 +221,10 @@ impl Engine {
                 .extend(seen_as.map(|nbma| super::Output::Event(Event::SeenAs { server, nbma })));
         }
         match verdict {
-            Some(cie) if cie.code == code::SUCCESS => self.registered(now, server, from, &cie),
+            Some(cie) if cie.code == code::SUCCESS => {
+                self.event(Event::Answered { asked: Asked::Registration, after: now - since });
+                self.registered(now, server, from, &cie);
+            }
             Some(cie) => {
                 self.servers[server].attempts = attempts;
                 let words = code_words(cie.code);

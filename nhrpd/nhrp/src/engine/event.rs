@@ -1,6 +1,7 @@
 //! What the engine hands to the layer above: packets, events, bindings.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -60,6 +61,13 @@ pub enum Event {
         code: Option<u8>,
         /// Why, in words.
         reason: String,
+    },
+    /// A request of ours was accepted. For statistics.
+    Answered {
+        /// What it asked for.
+        asked: Asked,
+        /// Since it was sent first.
+        after: Duration,
     },
     /// A server sees us at an address other than the one that we claimed: address translation.
     SeenAs {
@@ -129,6 +137,15 @@ pub enum Event {
     ///
     /// [`Engine::shutdown`]: super::Engine::shutdown
     ShutdownComplete,
+}
+
+/// What a request of ours asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The registration of our address.
+    Registration,
+    /// The way to a destination.
+    Resolution,
 }
 
 /// What kind of packet made a claim.

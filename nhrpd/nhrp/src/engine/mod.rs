@@ -38,7 +38,7 @@ use self::timers::{Timer, Timers};
 use crate::wire::Packet;
 
 pub use config::{Authorization, Config, Limits, Nbma, Password, Server};
-pub use event::{Binding, BindingKind, Claim, Event, Output, Usage};
+pub use event::{Asked, Binding, BindingKind, Claim, Event, Output, Usage};
 pub use show::{
     CacheEntry, Counters, EntryFlags, EntryKind, NhsState, Refusal, Resolution, ServerStatus,
 };

@@ -13,7 +13,7 @@ use super::errors::Fault;
 use super::packet::{nbma_of, seen, set_seen};
 use super::pending::Purpose;
 use super::timers::Timer;
-use super::{BindingKind, Claim, Engine, Event, Refusal, Usage};
+use super::{Asked, BindingKind, Claim, Engine, Event, Refusal, Usage};
 use crate::wire::{Cie, Operation, Packet, code, flags};
 
 /// For how long an answer "no", or none, keeps us from asking again.
@@ -126,7 +126,10 @@ impl Engine {
         }
         match found {
             Some((_, prefix, entry)) => {
-                self.finish(id);
+                if let Some(pending) = self.finish(id) {
+                    let after = now - pending.since;
+                    self.event(Event::Answered { asked: Asked::Resolution, after });
+                }
                 self.install(now, (prefix, BindingKind::Shortcut), entry);
             }
             // Somebody else than our server may not say no for the owner.

@@ -12,7 +12,7 @@ const SCHEMA: &str = include_str!("../../../../../configs/nhrpd.schema.json");
 const REFERENCE: &str = include_str!("../../../../../docs/configuration.md");
 
 /// Sections of the file, and where the schema and the reference have them.
-const PLACES: [(&str, &str, &str); 9] = [
+const PLACES: [(&str, &str, &str); 10] = [
     ("Raw", "", ""),
     ("Tunnel", "/properties/tunnel", "tunnel"),
     ("Underlay", "/properties/underlay", "underlay"),
@@ -22,6 +22,7 @@ const PLACES: [(&str, &str, &str); 9] = [
     ("Accept", "/properties/accept/items", "accept"),
     ("Security", "/properties/security", "security"),
     ("Limits", "/properties/limits", "limits"),
+    ("Metrics", "/properties/metrics", "metrics"),
 ];
 
 fn sections() -> BTreeMap<&'static str, Vec<String>> {
@@ -112,6 +113,8 @@ fn the_schema_refuses_what_is_wrong() {
         ("", "limits: {peers: 0}"),
         ("", "accept: [{identity: x, prefixes: []}]"),
         ("", "log: loud"),
+        ("metrics", "listen: 9730"),
+        ("metrics", "allow-remote: perhaps"),
         ("security", "key-usage: []"),
         ("security", "mode: esp"),
     ] {
