@@ -1,0 +1,183 @@
+//! The programs that are compared, and how each joins the three nodes.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lab::{Daemon, Lab, Topology};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const NODES: [&str; 3] = ["hub", "a", "b"];
+
+/// One way to join the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contender {
+    /// No tunnel: the links themselves.
+    Plain,
+    /// This project, userspace data plane; the value of `security.transport`.
+    Nhrpd(&'static str),
+    /// A WireGuard program that is set up with `wg`: its command line, to which the device's name
+    /// is added.
+    WireGuard(&'static str),
+}
+
+/// A contender at work.
+pub struct Scene {
+    /// The three nodes.
+    pub lab: Lab,
+    /// Its daemons, on `hub`, `a`, `b`; none without a tunnel.
+    pub daemons: Vec<Daemon>,
+    /// Where `hub` and `b` are reached through the tunnel.
+    pub addresses: [Ipv4Addr; 2],
+}
+
+impl Contender {
+    /// All that are known, the control first.
+    pub const ALL: [Self; 6] = [
+        Self::Plain,
+        Self::Nhrpd("esp"),
+        Self::Nhrpd("wireguard"),
+        Self::WireGuard("boringtun-cli --foreground --disable-drop-privileges"),
+        Self::WireGuard("gotatun-cli --foreground --disable-drop-privileges"),
+        Self::WireGuard("wireguard-go --foreground"),
+    ];
+
+    /// How it is called in tables.
+    pub fn name(self) -> String {
+        match self {
+            Self::Plain => "veth, no tunnel".into(),
+            Self::Nhrpd(transport) => format!("nhrpd {transport}"),
+            Self::WireGuard(command) => program(command).into(),
+        }
+    }
+
+    /// Makes the nodes and joins them. `peers`: folder with programs that are not on the PATH.
+    ///
+    /// # Errors
+    /// What did not work, in words.
+    pub fn start(self, peers: &Path) -> Result<Scene, String> {
+        let files = Path::new("bench.yaml");
+        let text = self.topology();
+        let topology = Topology::parse(files, &text).map_err(|error| error.to_string())?;
+        let words = |error: lab::Error| error.to_string();
+        let mut lab = Lab::up(&topology).map_err(words)?;
+        let mut daemons = Vec::new();
+        match self {
+            Self::Plain => {}
+            Self::Nhrpd(_) => {
+                for node in NODES {
+                    daemons.push(lab.take_daemon(node, "nhrpd").map_err(words)?);
+                }
+            }
+            Self::WireGuard(command) => daemons = wireguard(&lab, command, peers)?,
+        }
+        let addresses = match self {
+            Self::Plain => [[10, 1, 0, 1], [10, 2, 0, 2]],
+            _ => [[172, 16, 0, 1], [172, 16, 0, 3]],
+        };
+        let addresses = addresses.map(Ipv4Addr::from);
+        let a = lab.node("a").map_err(words)?;
+        for address in addresses {
+            let ping = ["ping", "-c", "1", "-W", "1", &address.to_string()].map(String::from);
+            let ping = ["sh", "-c", &format!("{} || true", ping.join(" "))].map(String::from);
+            a.until(ping, PATIENCE, |said| said.contains(" 1 received")).map_err(words)?;
+        }
+        Ok(Scene { lab, daemons, addresses })
+    }
+
+    fn topology(self) -> String {
+        let mut text = String::from("name: bench\nlinks: { wa: , wb: }\n");
+        if let Self::Nhrpd(_) = self {
+            text += "setup:\n  - overlayctl pki init\n";
+            for (name, n) in NODES.iter().zip(1..) {
+                text += &format!("  - overlayctl pki issue {name} --address 172.16.0.{n}\n");
+            }
+        }
+        text += "nodes:\n";
+        let interfaces = [
+            "eth0: { link: wa, address: 10.1.0.1/24 }, eth1: { link: wb, address: 10.2.0.1/24 }",
+            "eth0: { link: wa, address: 10.1.0.2/24 }",
+            "eth0: { link: wb, address: 10.2.0.2/24 }",
+        ];
+        for ((name, interfaces), n) in NODES.iter().zip(interfaces).zip(1..) {
+            text += &format!("  {name}:\n    interfaces: {{ {interfaces} }}\n");
+            text += match n {
+                1 => "    sysctl: { net.ipv4.ip_forward: 1 }\n",
+                2 => "    routes: { default: 10.1.0.1 }\n",
+                _ => "    routes: { default: 10.2.0.1 }\n",
+            };
+            if let Self::Nhrpd(transport) = self {
+                let role = match n {
+                    1 => "nhrp: { registrations: accept, redirect: false }".to_owned(),
+                    _ => format!("nhs: [{{ address: 172.16.0.1, nbma: 10.{}.0.1 }}]", n - 1),
+                };
+                let security = format!(
+                    "{{ certificate: node.crt, private-key: node.key, ca: ca.crt, \
+                     transport: {transport} }}"
+                );
+                text += &format!(
+                    "    files:
+      /etc/nhrpd/node.crt: {{ copy: pki/issued/{name}.crt }}
+      /etc/nhrpd/node.key: {{ copy: pki/issued/{name}.key }}
+      /etc/nhrpd/ca.crt: {{ copy: pki/ca.crt }}
+      /etc/nhrpd/nhrpd.yaml: |
+        tunnel: {{ interface: dmvpn0, address: 172.16.0.{n}/24, key: 42 }}
+        underlay: {{ source: eth0 }}
+        {role}
+        security: {security}
+        dataplane: userspace
+    run: [nhrpd --config /etc/nhrpd/nhrpd.yaml --socket /run/nhrpd/nhrpd.sock]\n"
+                );
+            }
+        }
+        text
+    }
+}
+
+fn program(command: &str) -> &str {
+    command.split_whitespace().next().unwrap_or_default()
+}
+
+/// Starts a WireGuard program on each node; `a` and `b` have `hub` for a peer.
+fn wireguard(lab: &Lab, command: &str, peers: &Path) -> Result<Vec<Daemon>, String> {
+    let words = |error: lab::Error| error.to_string();
+    let mut arguments = command.split_whitespace().map(String::from);
+    let name = arguments.next().unwrap_or_default();
+    let built: PathBuf = peers.join(&name);
+    let name = if built.exists() { built.to_string_lossy().into_owned() } else { name };
+    let argv: Vec<String> =
+        std::iter::once(name).chain(arguments).chain(["wg0".to_owned()]).collect();
+    let mut daemons = Vec::new();
+    let mut keys = Vec::new();
+    for node in NODES {
+        let node = lab.node(node).map_err(words)?;
+        let private = node.run(["wg", "genkey"]).map_err(words)?;
+        node.write_file(Path::new("/etc/wg.key"), &private).map_err(words)?;
+        keys.push(node.run(["sh", "-c", "wg pubkey < /etc/wg.key"]).map_err(words)?);
+        daemons.push(node.start(&argv).map_err(words)?);
+        node.until(["sh", "-c", "wg show interfaces; true"], PATIENCE, |said| said.contains("wg0"))
+            .map_err(words)?;
+    }
+    let key = |n: usize| keys[n].trim().to_owned();
+    let peer = |n: usize, allowed: &str, endpoint: &str| {
+        let mut words = vec!["peer".to_owned(), key(n), "allowed-ips".to_owned(), allowed.into()];
+        if !endpoint.is_empty() {
+            words.extend(["endpoint".to_owned(), endpoint.to_owned()]);
+        }
+        words
+    };
+    let settings = [
+        [peer(1, "172.16.0.2/32", ""), peer(2, "172.16.0.3/32", "")].concat(),
+        peer(0, "172.16.0.0/24", "10.1.0.1:51820"),
+        peer(0, "172.16.0.0/24", "10.2.0.1:51820"),
+    ];
+    for ((node, peers), n) in NODES.iter().zip(settings).zip(1..) {
+        let node = lab.node(node).map_err(words)?;
+        let base = ["wg", "set", "wg0", "private-key", "/etc/wg.key", "listen-port", "51820"];
+        node.run(base.map(String::from).into_iter().chain(peers)).map_err(words)?;
+        let address = format!("172.16.0.{n}/24");
+        node.run(["ip", "address", "add", &address, "dev", "wg0"]).map_err(words)?;
+        node.run(["ip", "link", "set", "wg0", "mtu", "1420", "up"]).map_err(words)?;
+    }
+    Ok(daemons)
+}

@@ -1,0 +1,169 @@
+//! The loads, and what is read off them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use lab::Node;
+use serde_json::Value;
+
+use super::contender::Scene;
+
+/// One figure: a name for tables, its unit, whether more is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Its key in [`Sample`] and in the JSON report.
+    pub key: &'static str,
+    /// What it is.
+    pub title: &'static str,
+    /// Of its values.
+    pub unit: &'static str,
+    /// More is better.
+    pub more: bool,
+}
+
+/// All figures, in the order of the tables.
+pub const METRICS: [Metric; 11] = [
+    metric("tcp1_up", "1 TCP stream, spoke to hub", "Gbit/s", true),
+    metric("tcp1_down", "1 TCP stream, hub to spoke", "Gbit/s", true),
+    metric("tcp4_up", "4 TCP streams, spoke to hub", "Gbit/s", true),
+    metric("tcp4_down", "4 TCP streams, hub to spoke", "Gbit/s", true),
+    metric("tcp1_forward", "1 TCP stream, spoke to spoke through the hub", "Gbit/s", true),
+    metric("udp64", "UDP of 64 bytes, received", "packets/s", true),
+    metric("udp1400", "UDP of 1,400 bytes, received", "packets/s", true),
+    metric("ping_p50", "ping beside one TCP stream, median", "ms", false),
+    metric("ping_p99", "ping beside one TCP stream, 99th percentile", "ms", false),
+    metric("cpu", "CPU of both daemons, 1 TCP stream", "s/Gbit", false),
+    metric("memory", "memory of the hub's daemon after all", "MiB", false),
+];
+
+const fn metric(key: &'static str, title: &'static str, unit: &'static str, more: bool) -> Metric {
+    Metric { key, title, unit, more }
+}
+
+/// Figures of one contender in one round, by [`Metric::key`]; a contender without daemons has
+/// no CPU and memory.
+pub type Sample = BTreeMap<&'static str, f64>;
+
+/// Measures everything.
+pub(super) fn all(
+    scene: &Scene,
+    time: Duration,
+    mut progress: impl FnMut(&str),
+) -> Result<Sample, String> {
+    let node = |name| scene.lab.node(name).map_err(|error| error.to_string());
+    let (hub, a, b) = (node("hub")?, node("a")?, node("b")?);
+    let [to_hub, to_b] = scene.addresses;
+    let mut sample = Sample::new();
+    let mut servers = Vec::new();
+    for node in [hub, b] {
+        servers.push(node.start(["iperf3", "-s"]).map_err(|error| error.to_string())?);
+        let listens = |said: &str| said.contains(":5201");
+        node.until(["ss", "-Htln"], Duration::from_secs(10), listens)
+            .map_err(|error| error.to_string())?;
+    }
+    for metric in METRICS {
+        let tcp = |more: &[&str]| Ok::<_, String>(gigabits(&iperf(a, to_hub, time, more)?));
+        let figure = match metric.key {
+            "tcp1_up" => {
+                let before = cpu(scene)?;
+                let rate = tcp(&[])?;
+                let spent = cpu(scene)? - before;
+                if !scene.daemons.is_empty() {
+                    sample.insert("cpu", spent / (rate * time.as_secs_f64()));
+                }
+                rate
+            }
+            "tcp1_down" => tcp(&["-R"])?,
+            "tcp4_up" => tcp(&["-P", "4"])?,
+            "tcp4_down" => tcp(&["-P", "4", "-R"])?,
+            "tcp1_forward" => gigabits(&iperf(a, to_b, time, &[])?),
+            "udp64" => packets(&iperf(a, to_hub, time, &["-u", "-b", "0", "-l", "64"])?),
+            "udp1400" => packets(&iperf(a, to_hub, time, &["-u", "-b", "0", "-l", "1400"])?),
+            "ping_p50" => {
+                let [p50, p99] = ping_under_load(a, to_hub, time)?;
+                sample.insert("ping_p99", p99);
+                p50
+            }
+            "memory" if !scene.daemons.is_empty() => {
+                status(scene.daemons[0].pid(), "VmRSS:")? / 1024.0
+            }
+            _ => continue,
+        };
+        sample.insert(metric.key, figure);
+        progress(&format!("{}: {}", metric.title, super::report::value(figure, metric.unit)));
+    }
+    for server in servers {
+        server.stop().map_err(|error| error.to_string())?;
+    }
+    Ok(sample)
+}
+
+fn iperf(from: &Node, to: Ipv4Addr, time: Duration, more: &[&str]) -> Result<Value, String> {
+    let seconds = time.as_secs().to_string();
+    let to = to.to_string();
+    let base = ["iperf3", "-J", "-c", &to, "-t", &seconds, "-O", "1"];
+    let said = from.run(base.iter().chain(more)).map_err(|error| error.to_string())?;
+    let said: Value = serde_json::from_str(&said).map_err(|error| format!("iperf3: {error}"))?;
+    match said.get("error") {
+        Some(error) => Err(format!("iperf3: {error}")),
+        None => Ok(said["end"].clone()),
+    }
+}
+
+fn gigabits(end: &Value) -> f64 {
+    end["sum_received"]["bits_per_second"].as_f64().unwrap_or(0.0) / 1e9
+}
+
+fn packets(end: &Value) -> f64 {
+    let sum = &end["sum"];
+    let number = |key: &str| sum[key].as_f64().unwrap_or(0.0);
+    (number("packets") - number("lost_packets")) / number("seconds").max(1.0)
+}
+
+/// Median and 99th percentile of the round trips beside a bulk stream, ms; one that is lost
+/// counts as a second.
+fn ping_under_load(from: &Node, to: Ipv4Addr, time: Duration) -> Result<[f64; 2], String> {
+    const INTERVAL_MS: u64 = 10;
+    let count = time.as_millis() as u64 / INTERVAL_MS;
+    let (interval, count) = (format!("{:.3}", INTERVAL_MS as f64 / 1e3), count.to_string());
+    let target = to.to_string();
+    let said = std::thread::scope(|scope| {
+        let load = scope.spawn(|| iperf(from, to, time + Duration::from_secs(1), &[]));
+        let argv = ["ping", "-i", &interval, "-c", &count, "-W", "1", &target];
+        let script = "sleep 1; \"$@\" || true";
+        let said = from.run(["sh", "-c", script, "sh"].into_iter().chain(argv));
+        load.join().map_err(|_| "the load generator ended early".to_owned())??;
+        said.map_err(|error| error.to_string())
+    })?;
+    let time_of = |line: &str| line.split("time=").nth(1)?.split(' ').next()?.parse::<f64>().ok();
+    let mut times: Vec<f64> = said.lines().filter_map(time_of).collect();
+    let sent: usize = count.parse().unwrap_or(0);
+    times.resize(sent.max(times.len()), 1000.0);
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    Ok([at(0.5), at(0.99)])
+}
+
+/// CPU seconds that the daemons of `hub` and `a` have used.
+fn cpu(scene: &Scene) -> Result<f64, String> {
+    let mut ticks = 0;
+    for daemon in scene.daemons.iter().take(2) {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid()))
+            .map_err(|error| error.to_string())?;
+        // utime and stime, behind the name, which may have blanks.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+        ticks += fields.take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+    }
+    // USER_HZ is 100 on every architecture of Linux that matters here.
+    Ok(ticks as f64 / 100.0)
+}
+
+/// A figure of /proc/PID/status, KiB.
+fn status(pid: i32, key: &str) -> Result<f64, String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string())?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let figure = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    figure.ok_or_else(|| format!("no {key} in /proc/{pid}/status"))
+}

@@ -1,0 +1,52 @@
+//! Throughput and delay of whole programs, side by side, in turn, on one machine.
+//!
+//! A contender is a way to join three nodes: `a` and `b`, which reach each other over `hub` only.
+//!
+//! ```text
+//!   a ── 10.1.0.0/24 ── hub ── 10.2.0.0/24 ── b        tunnel: 172.16.0.2 ── .1 ── .3
+//! ```
+//!
+//! Every round measures every contender once (A B C, A B C …), so that what the machine does
+//! beside the benchmark meets them all. Ratios are those of one round.
+
+mod contender;
+mod measure;
+mod report;
+
+use std::path::Path;
+use std::time::Duration;
+
+pub use contender::Contender;
+pub use measure::{METRICS, Metric, Sample};
+pub use report::{Results, plot, table};
+
+/// What is to be measured.
+#[derive(Debug)]
+pub struct Plan {
+    /// Who takes part.
+    pub contenders: Vec<Contender>,
+    /// How often everything is measured.
+    pub rounds: u32,
+    /// How long each load runs, seconds.
+    pub seconds: u32,
+}
+
+/// Measures all, and tells of each step.
+///
+/// # Errors
+/// When a contender does not start or a load generator fails, in words.
+pub fn run(plan: &Plan, peers: &Path, mut progress: impl FnMut(&str)) -> Result<Results, String> {
+    let mut results = Results::default();
+    for round in 1..=plan.rounds {
+        for contender in &plan.contenders {
+            let who = format!("round {round} of {}, {}", plan.rounds, contender.name());
+            progress(&format!("{who}: starting"));
+            let scene = contender.start(peers).map_err(|error| format!("{who}: {error}"))?;
+            let seconds = Duration::from_secs(plan.seconds.into());
+            let sample = measure::all(&scene, seconds, |what| progress(&format!("{who}: {what}")))
+                .map_err(|error| format!("{who}: {error}"))?;
+            results.add(contender.name(), sample);
+        }
+    }
+    Ok(results)
+}

@@ -1,0 +1,72 @@
+//! `tests/bench`: throughput and delay beside other userspace tunnels.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use overlay_tests::bench::{self, Contender, Plan};
+
+/// Measures this project's userspace data plane beside other userspace tunnels, in turn.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// How long each load runs, seconds.
+    #[arg(long, default_value_t = 4)]
+    seconds: u32,
+    /// Only contenders whose name contains one of these words.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Contender that ratios are to.
+    #[arg(long, default_value = "boringtun-cli")]
+    against: String,
+    /// Folder with the other programs.
+    #[arg(long, default_value = "target/peers/bin")]
+    peers: PathBuf,
+    /// Folder for bench.json, bench.md and the plots.
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), String> {
+    let wanted = |contender: &Contender| {
+        let only = &arguments.only;
+        only.is_empty() || only.iter().any(|word| contender.name().contains(word))
+    };
+    let contenders: Vec<_> = Contender::ALL.into_iter().filter(wanted).collect();
+    if contenders.is_empty() {
+        let known = Contender::ALL.map(Contender::name).join(", ");
+        return Err(format!("no contender has such a name; known are: {known}"));
+    }
+    let plan = Plan { contenders, rounds: arguments.rounds, seconds: arguments.seconds };
+    let results = bench::run(&plan, &arguments.peers, |step| eprintln!("{step}"))?;
+    let out = &arguments.out;
+    let write = |name: &str, text: &str| {
+        let path = out.join(name);
+        fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    };
+    fs::create_dir_all(out).map_err(|error| format!("cannot make {}: {error}", out.display()))?;
+    let table = bench::table(&results, &arguments.against);
+    let json = serde_json::to_string_pretty(&results).map_err(|error| error.to_string())?;
+    write("bench.json", &json)?;
+    write("bench.md", &table)?;
+    for key in ["tcp1_up", "udp64", "tcp1_forward"] {
+        if let Some(svg) = bench::plot(&results, key) {
+            write(&format!("{key}.svg"), &svg)?;
+        }
+    }
+    println!("{table}\nThe same as files: {}", out.display());
+    Ok(())
+}
