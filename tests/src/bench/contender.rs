@@ -76,11 +76,12 @@ impl Contender {
             _ => [[172, 16, 0, 1], [172, 16, 0, 3]],
         };
         let addresses = addresses.map(Ipv4Addr::from);
-        let a = lab.node("a").map_err(words)?;
-        for address in addresses {
-            let ping = ["ping", "-c", "1", "-W", "1", &address.to_string()].map(String::from);
-            let ping = ["sh", "-c", &format!("{} || true", ping.join(" "))].map(String::from);
-            a.until(ping, PATIENCE, |said| said.contains(" 1 received")).map_err(words)?;
+        // A WireGuard hub learns where a spoke is when that one speaks.
+        for (node, address) in [("b", addresses[0]), ("a", addresses[0]), ("a", addresses[1])] {
+            let node = lab.node(node).map_err(words)?;
+            let ping = format!("ping -c 1 -W 1 {address} || true");
+            node.until(["sh", "-c", &ping], PATIENCE, |said| said.contains(" 1 received"))
+                .map_err(words)?;
         }
         Ok(Scene { lab, daemons, addresses })
     }

@@ -64,7 +64,7 @@ pub(super) fn all(
             .map_err(|error| error.to_string())?;
     }
     for metric in METRICS {
-        let tcp = |more: &[&str]| Ok::<_, String>(gigabits(&iperf(a, to_hub, time, more)?));
+        let tcp = |more: &[&str]| tcp(a, to_hub, time, more);
         let figure = match metric.key {
             "tcp1_up" => {
                 let before = cpu(scene)?;
@@ -78,7 +78,7 @@ pub(super) fn all(
             "tcp1_down" => tcp(&["-R"])?,
             "tcp4_up" => tcp(&["-P", "4"])?,
             "tcp4_down" => tcp(&["-P", "4", "-R"])?,
-            "tcp1_forward" => gigabits(&iperf(a, to_b, time, &[])?),
+            "tcp1_forward" => self::tcp(a, to_b, time, &[])?,
             "udp64" => packets(&iperf(a, to_hub, time, &["-u", "-b", "0", "-l", "64"])?),
             "udp1400" => packets(&iperf(a, to_hub, time, &["-u", "-b", "0", "-l", "1400"])?),
             "ping_p50" => {
@@ -103,7 +103,7 @@ pub(super) fn all(
 fn iperf(from: &Node, to: Ipv4Addr, time: Duration, more: &[&str]) -> Result<Value, String> {
     let seconds = time.as_secs().to_string();
     let to = to.to_string();
-    let base = ["iperf3", "-J", "-c", &to, "-t", &seconds, "-O", "1"];
+    let base = ["iperf3", "-J", "-c", &to, "-t", &seconds];
     let said = from.run(base.iter().chain(more)).map_err(|error| error.to_string())?;
     let said: Value = serde_json::from_str(&said).map_err(|error| format!("iperf3: {error}"))?;
     match said.get("error") {
@@ -112,8 +112,10 @@ fn iperf(from: &Node, to: Ipv4Addr, time: Duration, more: &[&str]) -> Result<Val
     }
 }
 
-fn gigabits(end: &Value) -> f64 {
-    end["sum_received"]["bits_per_second"].as_f64().unwrap_or(0.0) / 1e9
+/// Gbit/s after the first second.
+fn tcp(from: &Node, to: Ipv4Addr, time: Duration, more: &[&str]) -> Result<f64, String> {
+    let end = iperf(from, to, time, &[&["-O", "1"], more].concat())?;
+    Ok(end["sum_received"]["bits_per_second"].as_f64().unwrap_or(0.0) / 1e9)
 }
 
 fn packets(end: &Value) -> f64 {
