@@ -66,6 +66,11 @@ impl Kind {
         matches!(self, Self::Ike(_) | Self::WireGuard(_) | Self::Esp)
     }
 
+    /// Does it carry packets of the tunnel, encrypted?
+    pub fn data(&self) -> bool {
+        matches!(self, Self::WireGuard(Message::Data) | Self::Esp)
+    }
+
     /// Does every network carry it, tunnel or not?
     pub fn housekeeping(&self) -> bool {
         matches!(self, Self::Arp | Self::NeighbourDiscovery)

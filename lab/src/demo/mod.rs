@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use control::{Dmvpn, NhsState, Peer, PeerState};
 use ipnet::Ipv4Net;
-use lab::decode::{self, Kind, Message, Packet};
+use lab::decode::{self, Kind, Packet};
 use lab::ping::{Ping, Replies};
 use lab::{Capture, Daemon, Error, Lab, Topology};
 
@@ -175,7 +175,7 @@ fn story(page: &mut Page, lab: &Lab, captures: Vec<Capture>) -> Result<(), Error
     let replies = Ping::start(host_a, HOST_B, Some(50), 10)?.finish();
     let cable = cable.stop()?;
     let after = forwarded(&when(lab, "hub", |_| true)?);
-    let data = |bytes: &[u8]| Packet::of(bytes).kind == Kind::WireGuard(Message::Data);
+    let data = |bytes: &[u8]| Packet::of(bytes).kind.data();
     let passed = cable.packets.iter().filter(|packet| data(&packet.bytes)).count();
     page.check(
         replies.lost() == 0 && after == counted,
@@ -310,9 +310,8 @@ fn onlooker(page: &mut Page, captures: Vec<Capture>) -> Result<(), Error> {
     }
     let seen = |wanted: fn(&Kind) -> bool| kinds.keys().any(wanted);
     page.check(
-        seen(|kind| matches!(kind, Kind::Ike(_)))
-            && seen(|kind| matches!(kind, Kind::WireGuard(_))),
-        "IKEv2 and WireGuard are there",
+        seen(|kind| matches!(kind, Kind::Ike(_))) && seen(Kind::data),
+        "IKEv2 and encrypted data are there",
     );
     page.check(strange.is_none(), "nothing else that carries data: no GRE, nothing in clear");
     page.check(leaked.is_none(), "no inner address in any packet, wherever one looks");

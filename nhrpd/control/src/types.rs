@@ -64,11 +64,23 @@ pub enum Role {
     Spoke,
 }
 
-/// Protection of a tunnel or of one path.
+/// Protection of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Security {
-    /// WireGuard sessions keyed by IKEv2.
+    /// Keyed by IKEv2, each path with its own [`Transport`].
+    Ikev2,
+    /// Clear GRE.
+    None,
+}
+
+/// Protection of one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// ESP in transport mode.
+    Esp,
+    /// A WireGuard session.
     Wireguard,
     /// Clear GRE.
     None,
@@ -210,15 +222,8 @@ pub enum Path {
 pub struct Session {
     /// The IKE SA behind it.
     pub ike: Option<IkeSa>,
-    /// The WireGuard session that it keyed.
-    pub wireguard: Option<Wireguard>,
-}
-
-/// A WireGuard session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wireguard {
-    /// Since the last handshake; `null` = none yet, or not known.
-    pub last_handshake_seconds: Option<u64>,
+    /// What carries the packets.
+    pub transport: Transport,
 }
 
 /// Traffic of one peer; bytes are those of the inner packets.
@@ -407,7 +412,7 @@ pub struct Endpoint {
     /// UDP port; `null` with clear GRE.
     pub port: Option<u16>,
     /// Protection of this path.
-    pub transport: Security,
+    pub transport: Transport,
     /// Largest inner packet in bytes.
     pub mtu: u16,
     /// It has carried a packet each way.

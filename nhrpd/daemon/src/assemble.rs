@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use dataplane::underlay::{self, Underlay};
+use ike::TunnelKind;
 use ipnet::IpNet;
 use nhrp::engine::{Limits, Nbma, Server};
 use overlay::{Accept, Credentials, Member, Security, Trust};
@@ -25,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Reads certificates and key. `None` with `security: none`.
 pub(crate) fn credentials(config: &Config) -> anyhow::Result<Option<Credentials>> {
-    let config::Security::WireGuard(files) = &config.security else { return Ok(None) };
+    let config::Security::Keyed(_, files) = &config.security else { return Ok(None) };
     private(&files.private_key)?;
     let own = Credential::from_pem(&read(&files.certificate)?, &read(&files.private_key)?)
         .with_context(|| {
@@ -132,7 +133,7 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
     servers.sort_by_key(|server| server.priority);
     let (security, default_authorization) = match config.security {
         config::Security::None => (Security::None, Some(nhrp::engine::Authorization::Any)),
-        config::Security::WireGuard(_) => (Security::Ike, None),
+        config::Security::Keyed(..) => (Security::Ike, None),
     };
     overlay::Config {
         nhrp: nhrp::engine::Config {
@@ -168,6 +169,8 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
             half_open: config.limits.half_open,
             half_open_per_source: config.limits.half_open_per_source,
             established: config.limits.peers + SPARE_SAS,
+            tunnels: tunnels(config.security.mode()),
+            esp: dataplane::ESP_CIPHERS.to_vec(),
             ..ike::Config::default()
         },
         port: config.underlay.port,
@@ -195,6 +198,16 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
             .collect(),
         sessions: config.limits.peers,
         idle_timeout: IDLE,
+    }
+}
+
+/// Kinds of tunnel, the preferred first.
+fn tunnels(mode: Option<config::Tunnels>) -> Vec<TunnelKind> {
+    match mode {
+        None => Vec::new(),
+        Some(config::Tunnels::Esp) => vec![TunnelKind::Esp],
+        Some(config::Tunnels::WireGuard) => vec![TunnelKind::WireGuard],
+        Some(config::Tunnels::Auto) => vec![TunnelKind::WireGuard, TunnelKind::Esp],
     }
 }
 

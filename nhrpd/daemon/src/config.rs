@@ -242,8 +242,29 @@ pub struct Accept {
 pub enum Security {
     /// Clear GRE.
     None,
-    /// WireGuard sessions keyed by IKEv2.
-    WireGuard(Certificates),
+    /// Keyed by IKEv2.
+    Keyed(Tunnels, Certificates),
+}
+
+impl Security {
+    /// `security.mode`; `None` is `none`.
+    pub fn mode(&self) -> Option<Tunnels> {
+        match self {
+            Self::None => None,
+            Self::Keyed(tunnels, _) => Some(*tunnels),
+        }
+    }
+}
+
+/// `security.mode`: the kinds of tunnel that IKEv2 keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tunnels {
+    /// Whatever the data plane carries.
+    Auto,
+    /// ESP only.
+    Esp,
+    /// WireGuard sessions only.
+    WireGuard,
 }
 
 /// Certificates, by file, and the rules for those of peers.

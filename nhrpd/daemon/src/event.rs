@@ -34,7 +34,7 @@ impl Teller {
     pub(crate) fn new(config: &Config, publisher: Publisher) -> Self {
         let port = match config.security {
             Security::None => 0,
-            Security::WireGuard(_) => config.underlay.port,
+            Security::Keyed(..) => config.underlay.port,
         };
         Self { interface: config.tunnel.interface.clone(), port, publisher, told: BTreeMap::new() }
     }

@@ -73,7 +73,6 @@ impl Shell {
 impl Config {
     /// Keys with another value in `other` that cannot change while the daemon runs.
     fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
-        use std::mem::discriminant;
         let same = [
             ("tunnel.interface", self.tunnel.interface == other.tunnel.interface),
             ("tunnel.address", self.tunnel.address == other.tunnel.address),
@@ -85,7 +84,7 @@ impl Config {
                 "nhrp.registrations",
                 self.nhrp.accept_registrations == other.nhrp.accept_registrations,
             ),
-            ("security.mode", discriminant(&self.security) == discriminant(&other.security)),
+            ("security.mode", self.security.mode() == other.security.mode()),
             ("dataplane", self.dataplane == other.dataplane),
             ("metrics", self.metrics == other.metrics),
         ];

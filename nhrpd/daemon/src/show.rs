@@ -10,9 +10,9 @@ use control::{
     Endpoints, EntryFlag, EntryKind, Handler, IkeSa, IkeSas, IkeState, Interface, InterfaceTraffic,
     Multicast, MulticastMember, NextHopServers, Nhs, NhsState, Path, Peer, PeerState, Refusal,
     Reloaded, Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Trace, Traffic,
-    Wireguard,
+    Transport,
 };
-use ike::SaId;
+use ike::{SaId, TunnelKind};
 use ipnet::IpNet;
 use nhrp::engine::{self, Binding, BindingKind};
 use overlay::desired::{PeerCounters, PeerId};
@@ -148,7 +148,7 @@ impl<'a> View<'a> {
     fn security(&self) -> Security {
         match self.config().security {
             config::Security::None => Security::None,
-            config::Security::WireGuard(_) => Security::Wireguard,
+            config::Security::Keyed(..) => Security::Ikev2,
         }
     }
 
@@ -333,7 +333,7 @@ impl<'a> View<'a> {
             path,
             session: row.session.as_ref().filter(|_| !clear).map(|session| Session {
                 ike: session.sa.and_then(|sa| sas.remove(&sa)),
-                wireguard: Some(Wireguard { last_handshake_seconds: None }),
+                transport: transport(session.kind),
             }),
             counters: row.session.as_ref().map(|s| self.counters(s.peer)).unwrap_or_default(),
         }
@@ -440,7 +440,6 @@ impl<'a> View<'a> {
     }
 
     fn endpoints(&self) -> Vec<Endpoint> {
-        let transport = self.security();
         let addresses = self.tunnel_addresses();
         self.sessions
             .values()
@@ -448,8 +447,8 @@ impl<'a> View<'a> {
                 interface: self.name(),
                 tunnel_address: addresses.get(&session.peer).copied(),
                 nbma: session.endpoint.ip(),
-                port: (transport != Security::None).then_some(session.endpoint.port()),
-                transport,
+                port: session.kind.is_some().then_some(session.endpoint.port()),
+                transport: transport(session.kind),
                 mtu: self.shell.plane.mtu(),
                 up: session.up,
                 identity: session.identity.clone(),
@@ -512,4 +511,12 @@ struct Row<'a> {
     bindings: Vec<(&'a Binding, &'a Route)>,
     server: Option<engine::ServerStatus>,
     why: Option<String>,
+}
+
+fn transport(kind: Option<TunnelKind>) -> Transport {
+    match kind {
+        Some(TunnelKind::Esp) => Transport::Esp,
+        Some(TunnelKind::WireGuard) => Transport::Wireguard,
+        None => Transport::None,
+    }
 }

@@ -14,4 +14,4 @@ pub use error::Error;
 pub use mtu::{Overhead, tunnel_mtu};
 pub use netlink::ROUTE_PROTOCOL;
 pub use probe::probe;
-pub use userspace::{Config, Userspace};
+pub use userspace::{Config, ESP_CIPHERS, Userspace};

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use ike::SaId;
+use ike::{SaId, TunnelKind};
 use nhrp::engine::{Binding, Nbma};
 
-use crate::desired::{Desired, PeerId};
+use crate::desired::{Desired, PeerId, Transport};
 use crate::forwarding::{self, Path};
 use crate::{Credentials, Overlay, Refusal};
 
@@ -17,6 +17,8 @@ pub struct SessionReport {
     pub peer: PeerId,
     /// Its IKE SA; `None` with `security: none`.
     pub sa: Option<SaId>,
+    /// Kind of tunnel; `None` with `security: none`.
+    pub kind: Option<TunnelKind>,
     /// Who the peer proved to be.
     pub identity: Option<String>,
     /// Where it is.
@@ -57,6 +59,11 @@ impl Overlay {
         self.sessions.iter().map(|(peer, session)| SessionReport {
             peer,
             sa: session.sa,
+            kind: match self.transports.get(&peer) {
+                Some(Transport::Esp(_)) => Some(TunnelKind::Esp),
+                Some(Transport::WireGuard { .. }) => Some(TunnelKind::WireGuard),
+                Some(Transport::Clear) | None => None,
+            },
             identity: session.identity.clone(),
             endpoint: session.endpoint,
             up: session.up,

@@ -53,7 +53,7 @@ fn the_seed_hub_carries_over() {
     assert_eq!(config.multicast, [Multicast::Dynamic]);
     assert!(config.nhrp.accept_registrations && config.nhrp.redirect);
     assert_eq!(config.limits.dead_peer_interval, Duration::from_secs(10));
-    assert!(matches!(config.security, Security::WireGuard(_)));
+    assert!(matches!(config.security, Security::Keyed(..)));
 }
 
 #[test]
@@ -131,7 +131,7 @@ interface Tunnel0
     let config = load(&import("ios -", text).unwrap());
     assert_eq!(config.nhs[0].nbma.to_string(), "198.51.100.1");
     assert!(!config.nhrp.shortcut);
-    assert!(matches!(config.security, Security::WireGuard(_)), "clear must be asked for by name");
+    assert!(matches!(config.security, Security::Keyed(..)), "clear must be asked for by name");
     let config = load(&import("ios - --clear", text).unwrap());
     assert_eq!(config.security, Security::None);
 }

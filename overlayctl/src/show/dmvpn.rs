@@ -10,7 +10,7 @@ use control::{
 };
 
 use super::nhrp::nhs;
-use super::paths::write_ike_sa;
+use super::paths::{transport, write_ike_sa};
 use crate::text::{Column, ago, elapsed, or_dash, plural, table};
 
 const LEGEND: &str = "\
@@ -154,7 +154,7 @@ fn write_self(out: &mut String, interface: &Interface) -> fmt::Result {
         None => "no address now".to_owned(),
     };
     let protection = match interface.security {
-        Security::Wireguard => "WireGuard, keyed by IKEv2",
+        Security::Ikev2 => "keyed by IKEv2",
         Security::None => "none: packets travel in the clear",
     };
     let dataplane = match interface.dataplane {
@@ -212,11 +212,7 @@ fn write_session(out: &mut String, session: &Session) -> fmt::Result {
         write!(out, "  IKE SA: ")?;
         write_ike_sa(out, sa, "    ")?;
     }
-    let handshake = session.wireguard.as_ref().and_then(|w| w.last_handshake_seconds);
-    if handshake.is_some() {
-        writeln!(out, "  WireGuard: last handshake {}", ago(handshake))?;
-    }
-    Ok(())
+    writeln!(out, "  Carried by: {}", transport(session.transport))
 }
 
 fn write_counters(out: &mut String, counters: &Counters) -> fmt::Result {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
-use control::{Endpoint, Endpoints, IkeSa, IkeSas, IkeState, Multicast, Security};
+use control::{Endpoint, Endpoints, IkeSa, IkeSas, IkeState, Multicast, Transport};
 
 use crate::text::{Column, elapsed, or_dash, table};
 
@@ -16,10 +16,7 @@ pub(crate) fn endpoints(endpoints: &Endpoints, width: Option<u16>) -> String {
         vec![
             or_dash(endpoint.tunnel_address),
             address(endpoint),
-            match endpoint.transport {
-                Security::Wireguard => "WireGuard".to_owned(),
-                Security::None => "clear GRE".to_owned(),
-            },
+            transport(endpoint.transport).to_owned(),
             endpoint.mtu.to_string(),
             if endpoint.up { "up" } else { "keying" }.to_owned(),
             endpoint.counters.rx_packets.to_string(),
@@ -42,6 +39,14 @@ pub(crate) fn endpoints(endpoints: &Endpoints, width: Option<u16>) -> String {
         Column::Left("Identity"),
     ];
     table(&columns, rows.collect(), width)
+}
+
+pub(crate) fn transport(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Esp => "ESP",
+        Transport::Wireguard => "WireGuard",
+        Transport::None => "clear GRE",
+    }
 }
 
 fn address(endpoint: &Endpoint) -> String {

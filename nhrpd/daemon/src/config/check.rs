@@ -16,7 +16,8 @@ use super::value::{
 };
 use super::{
     Accept, Advertise, Certificates, Config, Dataplane, Host, Limits, Listen, LogLevel, Mtu,
-    Multicast, NextHopServer, Nhrp, Password, Security, Source, StaticMap, Trust, Tunnel, Underlay,
+    Multicast, NextHopServer, Nhrp, Password, Security, Source, StaticMap, Trust, Tunnel, Tunnels,
+    Underlay,
 };
 
 type Text = Option<String>;
@@ -327,15 +328,14 @@ impl Check {
         let key_usage = self.key_usage(raw.key_usage, raw.key_usage_absent);
         let extended_key_usage =
             self.extended_key_usage(raw.extended_key_usage, raw.extended_key_usage_absent);
-        let words = [("wireguard", false), ("none", true)];
-        let mode = raw.mode.unwrap_or("wireguard".to_owned());
-        let mode = match mode.as_str() {
-            "esp" => Err("esp is not in this version: use wireguard".to_owned()),
-            mode => choice(&words)(mode),
-        };
-        if self.take("security.mode", mode)? {
-            return Some(Security::None);
-        }
+        let words = [
+            ("auto", Some(Tunnels::Auto)),
+            ("esp", Some(Tunnels::Esp)),
+            ("wireguard", Some(Tunnels::WireGuard)),
+            ("none", None),
+        ];
+        let mode = self.or("security.mode", raw.mode, Some(Tunnels::Auto), choice(&words));
+        let Some(tunnels) = mode else { return Some(Security::None) };
         let file = |text: &str| match text {
             "" => expected("a file", text),
             _ => Ok(folder.join(text)),
@@ -357,14 +357,15 @@ impl Check {
         let what = "the file of the trust anchors, in PEM";
         let ca = self.required("security.ca", raw.ca, what, file);
         let crl = self.optional("security.crl", raw.crl, file);
-        Some(Security::WireGuard(Certificates {
+        let certificates = Certificates {
             certificate: certificate?,
             private_key: private_key?,
             ca: ca?,
             crl,
             key_usage,
             extended_key_usage,
-        }))
+        };
+        Some(Security::Keyed(tunnels, certificates))
     }
 
     fn ike_proposals(&mut self, raw: Option<List>) -> Option<Algorithms> {

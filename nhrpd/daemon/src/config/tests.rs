@@ -104,7 +104,7 @@ fn defaults() {
         key_usage: KeyUsagePolicy::default(),
         extended_key_usage: ExtendedKeyUsagePolicy::default(),
     };
-    assert_eq!(config.security, Security::WireGuard(certificates));
+    assert_eq!(config.security, Security::Keyed(Tunnels::Auto, certificates));
     assert_eq!(config.rekey_interval, Duration::from_secs(14_400));
 }
 
@@ -466,11 +466,16 @@ fn security_mode() {
         ]
     );
     assert_eq!(good("security", "mode: none").security, Security::None);
-    bad("security", "mode: esp", "security.mode: esp is not in this version: use wireguard");
+    for (mode, expected) in
+        [("auto", Tunnels::Auto), ("esp", Tunnels::Esp), ("wireguard", Tunnels::WireGuard)]
+    {
+        let security = good("security", &format!("mode: {mode}")).security;
+        assert!(matches!(security, Security::Keyed(tunnels, _) if tunnels == expected), "{mode}");
+    }
     bad(
         "security",
         "mode: wiregard",
-        "security.mode: expected wireguard or none, found \"wiregard\": did you mean wireguard?",
+        "security.mode: expected auto, esp, wireguard or none, found \"wiregard\": did you mean wireguard?",
     );
 }
 
@@ -522,7 +527,7 @@ fn security_ike_proposals() {
 fn security_files() {
     let with = |security: &str| read(&file("", "").replace(SECURITY, security));
     let config = with("certificate: /a/b.crt, private-key: ../b.key, ca: ca, crl: crl.pem");
-    let Security::WireGuard(files) = config.unwrap().security else { panic!("clear") };
+    let Security::Keyed(_, files) = config.unwrap().security else { panic!("clear") };
     assert_eq!(files.certificate, Path::new("/a/b.crt"));
     assert_eq!(files.private_key, Path::new("/etc/nhrpd/../b.key"));
     assert_eq!(files.crl.as_deref(), Some(Path::new("/etc/nhrpd/crl.pem")));
@@ -551,7 +556,7 @@ fn security_files() {
 
 fn certificates(text: &str) -> Certificates {
     match good("security", text).security {
-        Security::WireGuard(certificates) => certificates,
+        Security::Keyed(_, certificates) => certificates,
         Security::None => panic!("clear"),
     }
 }

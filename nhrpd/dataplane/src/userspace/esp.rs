@@ -19,6 +19,10 @@ use overlay::desired::{EspCipher, EspKeys};
 use super::counters::Reason;
 use super::ip;
 
+/// Ciphers that are spoken here, the preferred first.
+pub const CIPHERS: [EspCipher; 3] =
+    [EspCipher::Aes256Gcm16, EspCipher::Aes128Gcm16, EspCipher::ChaCha20Poly1305];
+
 /// Bytes before the payload: SPI, sequence number, IV.
 pub(crate) const FRONT: usize = 16;
 /// Most bytes behind it: padding to a multiple of four, its length, next header, ICV.

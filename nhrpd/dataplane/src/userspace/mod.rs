@@ -52,6 +52,8 @@ use segment::Vnet;
 use socket::Sockets;
 use tun::Tun;
 
+pub use esp::CIPHERS as ESP_CIPHERS;
+
 /// What the userspace data plane is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -116,7 +116,7 @@ fn the_schema_refuses_what_is_wrong() {
         ("metrics", "listen: 9730"),
         ("metrics", "allow-remote: perhaps"),
         ("security", "key-usage: []"),
-        ("security", "mode: esp"),
+        ("security", "mode: ipsec"),
     ] {
         let text = file(section, text);
         assert!(validate(&text).is_err(), "{text}");
