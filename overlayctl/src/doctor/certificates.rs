@@ -15,7 +15,7 @@ const SOON: u64 = 30 * DAY;
 
 /// Files, validity, key usage, and what the certificate allows.
 pub(super) fn check(config: &Config) -> Vec<Check> {
-    let Security::WireGuard(files) = &config.security else {
+    let Security::Keyed(_, files) = &config.security else {
         return vec![Check::note("certificate", "security: none: there is none")];
     };
     let mut checks = Vec::new();

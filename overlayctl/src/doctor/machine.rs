@@ -32,7 +32,7 @@ pub(super) fn sysctls(config: &Config, told: Option<&Dmvpn>) -> Vec<Check> {
     let mut checks = Vec::new();
     let prefixes = match (&config.advertise, &config.security) {
         (Advertise::Prefixes(prefixes), _) => !prefixes.is_empty(),
-        (Advertise::Certificate, Security::WireGuard(files)) => {
+        (Advertise::Certificate, Security::Keyed(_, files)) => {
             let pem = fs::read(&files.certificate).unwrap_or_default();
             let leaf = pki::certificates(&pem).ok().and_then(|all| all.into_iter().next());
             let leaf = leaf.and_then(|der| pki::Certificate::parse(&der).ok());
