@@ -470,9 +470,27 @@ impl Node {
     /// # Errors
     /// When the node's file system refuses.
     pub fn write_file(&self, path: &Path, text: &str) -> Result<(), Error> {
-        // Links in /etc lead to the files of the host.
-        let script = r#"mkdir -p "$(dirname "$0")" && if [ -L "$0" ]; then rm "$0"; fi &&
-            umask 077 && cat > "$0""#;
+        // Links in /etc lead to files and folders of the host.
+        let script = r#"
+            set -e
+            own() {
+                case $1 in / | .) return ;; esac
+                own "$(dirname "$1")"
+                case $(readlink "$1") in
+                    /run/host-etc/*)
+                        from=$(readlink "$1")
+                        rm "$1"
+                        mkdir "$1"
+                        find "$from/" -mindepth 1 -maxdepth 1 -exec ln -s -t "$1" {} +
+                        ;;
+                esac
+            }
+            folder=$(dirname "$0")
+            own "$folder"
+            mkdir -p "$folder"
+            [ ! -L "$0" ] || rm "$0"
+            umask 077
+            cat >"$0""#;
         self.run_with_input(["sh".as_ref(), "-c".as_ref(), script.as_ref(), path], text).map(drop)
     }
 

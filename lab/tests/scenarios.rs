@@ -65,6 +65,10 @@ setup: [touch made]
     one.write_file(Path::new("/etc/issue"), "of one\n").unwrap();
     assert_eq!(one.run(["cat", "/etc/issue"]).unwrap(), "of one\n");
     assert_eq!(fs::read("/etc/issue").ok(), issue, "the host keeps its own");
+    one.write_file(Path::new("/etc/default/of-one"), "").unwrap();
+    assert!(!Path::new("/etc/default/of-one").exists(), "in a folder of the host, too");
+    let [own, beside] = [1, fs::read_dir("/etc/default").unwrap().count()];
+    assert_eq!(one.run(["ls", "-A", "/etc/default"]).unwrap().lines().count(), own + beside);
     assert!(lab.node("two").unwrap().run(["ls", "/run/nhrpd"]).is_err());
     assert!(lab.folder().join("made").exists());
     assert!(matches!(lab.node("three"), Err(Error::Unknown { .. })));
