@@ -12,6 +12,8 @@
 //! follow on standard error.
 
 mod authority;
+mod frr;
+pub mod nhrp;
 mod onlooker;
 mod site;
 
@@ -27,6 +29,7 @@ use lab::{Daemon, Lab, Topology};
 use serde::de::DeserializeOwned;
 
 pub use authority::{Ca, Identity, days};
+pub use frr::Frr;
 pub use onlooker::{Onlooker, Recording};
 pub use site::{CONFIG, Numbers, Site};
 
