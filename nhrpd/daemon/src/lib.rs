@@ -4,6 +4,7 @@ mod assemble;
 pub mod cli;
 pub mod config;
 mod event;
+mod harden;
 mod log;
 mod metrics;
 mod reload;
@@ -23,6 +24,7 @@ use config::Config;
 pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
     let config = config::load(path)?;
     let log = log::to_journal_or_stderr(config.log);
+    harden::give_up(&config, path, socket);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

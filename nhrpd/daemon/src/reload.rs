@@ -1,5 +1,6 @@
 //! The configuration read anew while the daemon runs: all of it holds, or nothing is changed.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -42,7 +43,7 @@ impl Shell {
                 fixed.join(", ")
             ));
         }
-        let credentials = assemble::credentials(&config).map_err(|error| format!("{error:#}"))?;
+        let credentials = assemble::credentials(&config).map_err(|error| unreadable(&error))?;
         let warnings = credentials
             .as_ref()
             .map(|credentials| assemble::doubts(&config, credentials, SystemTime::now()))
@@ -67,6 +68,21 @@ impl Shell {
         let servers: Vec<IpAddr> = self.config.nhs.iter().map(|nhs| nhs.address).collect();
         self.unresolved.retain(|server, _| servers.contains(server));
         self.lookups = resolve::start(&self.config, &self.names);
+    }
+}
+
+/// Landlock says no more than "permission denied" of folders that were not named at the start.
+fn unreadable(error: &anyhow::Error) -> String {
+    let denied = error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>();
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+    });
+    match denied {
+        true => format!(
+            "{error:#}: is it readable for the daemon's user? Files in another folder than at its \
+             start need a restart"
+        ),
+        false => format!("{error:#}"),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod cold_start;
 mod faults;
+mod hardening;
 mod hostile;
 mod ipv6;
 mod memory;
