@@ -105,7 +105,7 @@ fn folders(files: Vec<PathBuf>, access: BitFlags<AccessFs>) -> Vec<(PathBuf, Bit
 
 fn read_files(config: &Config, path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_owned()];
-    if let Security::WireGuard(certificates) = &config.security {
+    if let Security::Keyed(_, certificates) = &config.security {
         let named = [&certificates.certificate, &certificates.private_key, &certificates.ca];
         files.extend(named.into_iter().chain(&certificates.crl).cloned());
     }

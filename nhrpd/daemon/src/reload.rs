@@ -109,6 +109,7 @@ impl Config {
 
     /// Sections with another content in `other`, in the order of the documentation.
     fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let security = |c: &Self| (c.security.clone(), c.rekey_interval, c.ike_proposals.clone());
         let same = [
             ("nhrp", self.nhrp == other.nhrp),
             ("nhs", self.nhs == other.nhs),
@@ -117,10 +118,7 @@ impl Config {
             ("advertise", self.advertise == other.advertise),
             ("routes", self.routes == other.routes),
             ("accept", self.accept == other.accept),
-            (
-                "security",
-                (&self.security, self.rekey_interval) == (&other.security, other.rekey_interval),
-            ),
+            ("security", security(self) == security(other)),
             ("limits", self.limits == other.limits),
             ("log", self.log == other.log),
         ];
@@ -192,6 +190,7 @@ log: info
             ("accept", "log:", "accept: [{identity: a, prefixes: [172.16.0.3]}]\nlog:"),
             ("security", "ca: c", "ca: d"),
             ("security", "ca: c", "ca: c, rekey-interval: 3600"),
+            ("security", "ca: c", "ca: c, ike-proposals: [aes256gcm16-prfsha256-ecp256]"),
             ("limits", "peers: 10", "peers: 11"),
             ("log", "info", "debug"),
         ] {
