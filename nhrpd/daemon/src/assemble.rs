@@ -171,6 +171,8 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
             established: config.limits.peers + SPARE_SAS,
             tunnels: tunnels(config.security.mode()),
             esp: dataplane::ESP_CIPHERS.to_vec(),
+            port: config.underlay.port,
+            encapsulate: true,
             ..ike::Config::default()
         },
         port: config.underlay.port,

@@ -234,7 +234,7 @@ impl Shell {
         }
         while let Some(output) = self.overlay.poll_output() {
             match output {
-                Output::Ike { to, datagram } => self.plane.send_ike(to, &datagram),
+                Output::Ike { port, to, datagram } => self.plane.send_ike(port, to, &datagram),
                 Output::Nhrp { peer, packet } => self.plane.send_nhrp(peer, &packet),
                 Output::Notice(notice) => self.teller.notice(notice),
                 Output::Took(began, time) => self.statistics.took(began, time),

@@ -370,9 +370,12 @@ async fn long_ike_messages_arrive() {
     let internet = Internet::new();
     let (a, mut b, _) = pair(&internet).await;
     let message: Vec<u8> = (0..5000u32).map(|n| n as u8).collect();
-    a.plane.send_ike(b.endpoint(), &message);
+    a.plane.send_ike(a.endpoint().port(), b.endpoint(), &message);
     let event = b.wait(|event| matches!(event, Event::Ike { .. }).then(|| event.clone())).await;
-    assert_eq!(event, Event::Ike { from: a.endpoint(), datagram: message });
+    assert_eq!(
+        event,
+        Event::Ike { port: b.endpoint().port(), from: a.endpoint(), datagram: message }
+    );
 }
 
 /// Somebody removes the device: what comes for it is counted, and the stop is as usual.

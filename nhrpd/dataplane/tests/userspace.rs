@@ -25,9 +25,12 @@ async fn packets_pass_and_nhrp_is_told_apart() {
     let (from, packet) = (a.endpoint(), b"registration".to_vec());
     assert_eq!(event, Event::Nhrp { peer: Some(id), from, packet });
 
-    b.plane.send_ike(a.endpoint(), b"ike");
+    b.plane.send_ike(b.endpoint().port(), a.endpoint(), b"ike");
     let event = a.wait(|event| matches!(event, Event::Ike { .. }).then(|| event.clone())).await;
-    assert_eq!(event, Event::Ike { from: b.endpoint(), datagram: b"ike".to_vec() });
+    assert_eq!(
+        event,
+        Event::Ike { port: a.endpoint().port(), from: b.endpoint(), datagram: b"ike".to_vec() }
+    );
 
     let counters = a.plane.counters()[&id];
     assert!(counters.tx_packets >= 41 && counters.rx_packets >= 41, "{counters:?}");

@@ -1,8 +1,6 @@
 //! What both roles do with a peer that has proven its identity: decide whether the SA may live,
 //! make the keys, and tell the layer above.
 
-use std::net::SocketAddr;
-
 use crate::auth::{Denial, Peer};
 use crate::child::Child;
 use crate::crossing::{Rank, Superseded, superseded};
@@ -36,7 +34,7 @@ impl Engine {
         &mut self,
         context: &mut Context<'_>,
         handshake: &Handshake,
-        remote: SocketAddr,
+        sa: &mut Sa,
         peer: Peer,
         payloads: &[Payload],
         offered: Option<Offered>,
@@ -44,6 +42,7 @@ impl Engine {
         let initiator = offered.is_some();
         let identity = Some(peer.identity.clone());
         let deny = |kind, reason| Denial::new(kind, identity.clone(), reason);
+        sa.mobike = private::notify(payloads, NotifyType::MOBIKE_SUPPORTED).is_some();
         let lineage = Lineage::find(payloads).filter(|_| handshake.ours);
         let instance = lineage.map(|lineage| lineage.instance);
         let own = Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
@@ -60,10 +59,10 @@ impl Engine {
             return Err(deny(NotifyType::TEMPORARY_FAILURE, Refusal(words)));
         }
         let granted = match offered {
-            Some(offered) => self
-                .take_tunnel(handshake, remote, offered, payloads)
-                .map(|keys| (Vec::new(), keys)),
-            None => self.grant_tunnel(context, handshake, remote, payloads),
+            Some(offered) => {
+                self.take_tunnel(handshake, sa, offered, payloads).map(|keys| (Vec::new(), keys))
+            }
+            None => self.grant_tunnel(context, handshake, sa, payloads),
         };
         let (mut grant, keys) = granted.map_err(|(kind, reason)| deny(kind, reason))?;
         if handshake.ours {
@@ -84,7 +83,10 @@ impl Engine {
         let tunnel = self.fresh_tunnel();
         let child = match &keys {
             TunnelKeys::WireGuard(_) => None,
-            TunnelKeys::Esp(esp) => Some(Child::new(tunnel, esp, sa.initiator, context.now)),
+            TunnelKeys::Esp(esp) => {
+                let rekey_at = self.rekey_at(context.now, context.rng);
+                Some(Child::new(tunnel, esp, sa.initiator, context.now, rekey_at))
+            }
         };
         sa.state = State::Established(Established {
             rank,

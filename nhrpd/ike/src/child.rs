@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::algorithm::Prf;
 use crate::crypto::group::Group;
+use crate::ChildInfo;
 use crate::crypto::keys::Secret;
 use crate::sa::{Sa, State};
 use crate::wire::{PROTOCOL_ESP, Proposal, TrafficSelector, Transform, TransformKind};
@@ -274,7 +275,13 @@ pub(crate) struct Seed<'a> {
 
 impl Seed<'_> {
     /// The keys; `initiator` if this side began the exchange.
-    pub(crate) fn derive(&self, terms: Terms, own_spi: u32, initiator: bool) -> Esp {
+    pub(crate) fn derive(
+        &self,
+        terms: Terms,
+        own_spi: u32,
+        initiator: bool,
+        encapsulated: bool,
+    ) -> Esp {
         let (encryption, integrity) = terms.cipher.key_lens();
         let seed =
             [self.shared_secret.unwrap_or_default(), self.initiator_nonce, self.responder_nonce];
@@ -293,7 +300,7 @@ impl Seed<'_> {
         Esp {
             cipher: terms.cipher,
             esn: terms.esn,
-            encapsulated: true,
+            encapsulated,
             inbound: keys(own_spi, inbound),
             outbound: keys(terms.peer_spi, outbound),
         }
@@ -338,21 +345,62 @@ pub(crate) struct Child {
     pub(crate) outbound: u32,
     /// The peer is not known to have it: when we take it for granted.
     pub(crate) confirm_at: Option<Instant>,
+    pub(crate) cipher: EspCipher,
+    pub(crate) esn: bool,
+    /// Of the key exchange in its CREATE_CHILD_SA; for its successor the one to begin with.
+    pub(crate) group: Option<&'static Group>,
+    pub(crate) since: Instant,
+    /// `None` once it has a successor.
+    pub(crate) rekey_at: Option<Instant>,
+    pub(crate) successor: Option<TunnelId>,
+    /// When we no longer wait for the peer to delete it.
+    pub(crate) delete_at: Option<Instant>,
+    /// We are telling the peer.
+    pub(crate) deleting: bool,
 }
 
 impl Child {
     /// `initiator` if this side began the exchange that made it.
-    pub(crate) fn new(id: TunnelId, esp: &Esp, initiator: bool, now: Instant) -> Self {
+    pub(crate) fn new(
+        id: TunnelId,
+        esp: &Esp,
+        initiator: bool,
+        now: Instant,
+        rekey_at: Option<Instant>,
+    ) -> Self {
         Self {
             id,
             inbound: esp.inbound.spi,
             outbound: esp.outbound.spi,
             confirm_at: (!initiator).then(|| now + CONFIRM_WAIT),
+            cipher: esp.cipher,
+            esn: esp.esn,
+            group: None,
+            since: now,
+            rekey_at,
+            successor: None,
+            delete_at: None,
+            deleting: false,
         }
     }
 
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.confirm_at
+    pub(crate) fn info(&self) -> ChildInfo {
+        ChildInfo {
+            tunnel: self.id,
+            inbound: self.inbound,
+            outbound: self.outbound,
+            cipher: self.cipher,
+            esn: self.esn,
+            group: self.group.map(|group| group.name),
+            since: self.since,
+            rekey_at: self.rekey_at,
+        }
+    }
+
+    /// When something has to be done about it, `free` if a request can be sent.
+    pub(crate) fn deadline(&self, free: bool) -> Option<Instant> {
+        let requests = [self.rekey_at, self.delete_at].into_iter().flatten().filter(|_| free);
+        requests.chain(self.confirm_at).min()
     }
 }
 
@@ -398,7 +446,10 @@ impl Engine {
             self.esp_spis.remove(&child.inbound);
             let reason = "deleted by the peer".to_owned();
             self.event(Event::Unkeyed { sa: sa.id, tunnel: child.id, reason });
-            ours.push(child.inbound.to_be_bytes().to_vec());
+            // RFC 7296 §1.4.1: where both delete at once, each names its own in its request.
+            if !child.deleting {
+                ours.push(child.inbound.to_be_bytes().to_vec());
+            }
         }
         ours
     }

@@ -6,14 +6,18 @@ use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 
+use crate::child::Child;
 use crate::cookie::Cookies;
 use crate::crossing::superseded;
 use crate::crypto::channel::{Channel, NotAuthentic};
 use crate::fragment::{self, Opened};
 use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
+use crate::nat::Nat;
 use crate::sa::{Established, Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
 use crate::wire::{self, Encrypted, Exchange, Header, Notify, NotifyType, Payload};
-use crate::{Config, Credentials, Event, Identity, Output, Refusal, SaId, TunnelId};
+use crate::{
+    Config, Credentials, EspCipher, Event, Identity, Output, Refusal, SaId, TunnelId, TunnelKind,
+};
 
 /// A probe more often than this would be a flood.
 const SHORTEST_DEAD_PEER_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,12 +107,42 @@ pub struct SaInfo {
     pub begun: Instant,
     /// When we give it new keys, where it is up; the peer may do so before.
     pub rekey_at: Option<Instant>,
-    /// When the peer, or its data traffic, was last heard.
+    /// When the peer was last heard.
     pub last_heard: Instant,
     /// A request of ours waits for its response.
     pub outstanding: bool,
+    /// Who is behind a translator.
+    pub nat: Nat,
+    /// Own UDP port.
+    pub port: u16,
+    /// What it keys, where it is up.
+    pub kind: Option<TunnelKind>,
+    /// Its CHILD_SAs, oldest first; none with WireGuard.
+    pub children: Vec<ChildInfo>,
     /// What happened on it.
     pub counters: SaCounters,
+}
+
+/// One CHILD_SA, for `show ipsec sa`.
+#[derive(Debug, Clone)]
+pub struct ChildInfo {
+    /// Handle.
+    pub tunnel: TunnelId,
+    /// What the peer sends with.
+    pub inbound: u32,
+    /// What we send with.
+    pub outbound: u32,
+    /// Its cipher.
+    pub cipher: EspCipher,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// Name of the key exchange that its keys come from; `None` for those of IKE_AUTH, and
+    /// without perfect forward secrecy.
+    pub group: Option<&'static str>,
+    /// When it was made.
+    pub since: Instant,
+    /// When we give it new keys; `None` where it has a successor, or is being deleted.
+    pub rekey_at: Option<Instant>,
 }
 
 /// How far an SA is.
@@ -187,6 +221,9 @@ impl Engine {
             let Some(mut sa) = self.take(id) else { continue };
             if let State::Established(established) = &mut sa.state {
                 established.rekey_at = established.rekey_at.min(soonest).or(soonest);
+                for child in &mut established.children {
+                    child.rekey_at = child.rekey_at.min(soonest);
+                }
             }
             self.put(sa);
         }
@@ -200,17 +237,17 @@ impl Engine {
         }
     }
 
-    /// Takes one IKE message.
+    /// Takes one IKE message, which came to this port of ours from this sender.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        (port, from): (u16, SocketAddr),
         datagram: &[u8],
         credentials: &dyn Credentials,
         rng: &mut dyn CryptoRng,
     ) {
         let mut context = Context { now, credentials, rng };
-        if let Err(reason) = self.dispatch(&mut context, from, datagram) {
+        if let Err(reason) = self.dispatch(&mut context, (port, from), datagram) {
             self.count(reason);
         }
     }
@@ -218,16 +255,16 @@ impl Engine {
     fn dispatch(
         &mut self,
         context: &mut Context<'_>,
-        from: SocketAddr,
+        (port, from): (u16, SocketAddr),
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         let header = Header::decode(datagram).map_err(|_| DropReason::Malformed)?;
         if header.major_version() != Header::VERSION >> 4 {
-            self.refuse_version(from, &header, datagram);
+            self.refuse_version((port, from), &header, datagram);
             return Err(DropReason::Version);
         }
         if header.exchange == Exchange::IKE_SA_INIT && !header.response {
-            return self.handle_init(context, from, &header, datagram);
+            return self.handle_init(context, (port, from), &header, datagram);
         }
         let (own, peer) = if header.from_initiator {
             (header.responder_spi, header.initiator_spi)
@@ -249,7 +286,7 @@ impl Engine {
         } else if header.response {
             self.handle_response(context, &mut sa, &header, datagram)
         } else {
-            self.handle_request(context, from, &mut sa, &header, datagram)
+            self.handle_request(context, (port, from), &mut sa, &header, datagram)
         };
         match result {
             Ok(Fate::Forget) => self.forget(sa),
@@ -261,7 +298,7 @@ impl Engine {
     fn handle_request(
         &mut self,
         context: &mut Context<'_>,
-        from: SocketAddr,
+        (port, from): (u16, SocketAddr),
         sa: &mut Sa,
         header: &Header,
         datagram: &[u8],
@@ -306,7 +343,7 @@ impl Engine {
             // RFC 7296 §2.1: the same response again, to where the question came from.
             sa.counters.repeated += 1;
             self.postpone_confirmation(context.now, sa);
-            self.transmit_all(from, &sa.last_response);
+            self.transmit_all(port, from, &sa.last_response);
             return Ok(Fate::Keep);
         }
         let id = header.message_id;
@@ -318,13 +355,14 @@ impl Engine {
         let payloads = wire::decode_chain(first, &plain);
         if let State::HalfOpen(handshake) = &sa.state {
             let intermediate = handshake.wants_intermediate();
+            sa.port = port;
             self.set_remote(sa, from);
             if intermediate {
                 return Ok(self.handle_intermediate(sa, header, first, &plain));
             }
             return Ok(self.handle_auth(context, sa, payloads));
         }
-        self.notice_move(sa, from);
+        self.notice_move(sa, port, from);
         Ok(self.handle_established_request(context, sa, header.exchange, payloads))
     }
 
@@ -358,8 +396,22 @@ impl Engine {
             Request::Rekey => {
                 self.handle_rekey_response(context, sa, wire::decode_chain(first, &plain))
             }
+            Request::Child => {
+                self.handle_child_response(context, sa, wire::decode_chain(first, &plain));
+                Fate::Keep
+            }
+            Request::DeleteChild(spi) => {
+                self.child_deleted(sa, spi);
+                self.close_without_children(context.now, sa, context.rng);
+                Fate::Keep
+            }
             Request::Delete | Request::Refuse(_) => Fate::Forget,
-            Request::Init | Request::Auth | Request::Probe | Request::Update => Fate::Keep,
+            Request::Update => {
+                let payloads = wire::decode_chain(first, &plain).unwrap_or_default();
+                self.renew_nat(sa, &payloads);
+                Fate::Keep
+            }
+            Request::Init | Request::Auth | Request::Probe => Fate::Keep,
         };
         self.send_queued(context.now, sa, context.rng);
         Ok(fate)
@@ -383,7 +435,6 @@ impl Engine {
 
     fn handle_deadline(&mut self, now: Instant, sa: &mut Sa, rng: &mut dyn CryptoRng) -> Fate {
         self.confirm_children(sa, Some(now));
-        // Data traffic may have moved the deadline since it was armed.
         if sa.deadline(self.config.dead_peer_interval) > now {
             return Fate::Keep;
         }
@@ -397,6 +448,9 @@ impl Engine {
             return Fate::Forget;
         }
         let Some(outstanding) = &mut sa.outstanding else {
+            if self.handle_child_deadlines(now, sa, rng) {
+                return Fate::Keep;
+            }
             match &sa.state {
                 State::Established(Established { rekey_at: Some(at), .. }) if *at <= now => {
                     self.begin_rekey(now, sa, rng);
@@ -420,7 +474,7 @@ impl Engine {
         outstanding.transmitted(now, rng);
         let datagrams = outstanding.datagrams.clone();
         sa.counters.retransmissions += 1;
-        self.transmit_all(sa.remote, &datagrams);
+        self.transmit_all(sa.port, sa.remote, &datagrams);
         Fate::Keep
     }
 
@@ -483,6 +537,18 @@ impl Engine {
             },
             last_heard: sa.last_heard,
             outstanding: sa.outstanding.is_some(),
+            nat: sa.nat,
+            port: sa.port,
+            kind: match &sa.state {
+                State::Established(established) => Some(established.kind),
+                _ => None,
+            },
+            children: match &sa.state {
+                State::Established(established) => {
+                    established.children.iter().map(Child::info).collect()
+                }
+                _ => Vec::new(),
+            },
             counters: sa.counters,
         })
     }
@@ -596,14 +662,14 @@ impl Engine {
         self.established.range(all).filter_map(|(_, id)| self.sas.get(id))
     }
 
-    pub(crate) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
-        self.outputs.push_back(Output::Transmit { to, datagram });
+    pub(crate) fn transmit(&mut self, port: u16, to: SocketAddr, datagram: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit { port, to, datagram });
     }
 
     /// Sends a message in all its fragments.
-    pub(crate) fn transmit_all(&mut self, to: SocketAddr, datagrams: &[Vec<u8>]) {
+    pub(crate) fn transmit_all(&mut self, port: u16, to: SocketAddr, datagrams: &[Vec<u8>]) {
         for datagram in datagrams {
-            self.transmit(to, datagram.clone());
+            self.transmit(port, to, datagram.clone());
         }
     }
 
@@ -642,7 +708,7 @@ impl Engine {
             Request::Init => Exchange::IKE_SA_INIT,
             Request::Intermediate => Exchange::IKE_INTERMEDIATE,
             Request::Auth => Exchange::IKE_AUTH,
-            Request::Rekey => Exchange::CREATE_CHILD_SA,
+            Request::Rekey | Request::Child => Exchange::CREATE_CHILD_SA,
             _ => Exchange::INFORMATIONAL,
         };
         let message_id = sa.next_request;
@@ -650,7 +716,7 @@ impl Engine {
         let datagrams = sa.seal(header, payloads);
         sa.next_request += 1;
         sa.counters.requests_sent += 1;
-        self.transmit_all(sa.remote, &datagrams);
+        self.transmit_all(sa.port, sa.remote, &datagrams);
         sa.outstanding = Some(Outstanding::new(request, exchange, message_id, datagrams, now, rng));
     }
 
@@ -659,7 +725,10 @@ impl Engine {
         if sa.outstanding.is_none()
             && let Some(request) = sa.queue.pop_front()
         {
-            let payloads = request.informational();
+            let mut payloads = request.informational();
+            if request == Request::Update {
+                payloads.extend(self.nat_detection(sa.spis(), sa.port, sa.remote));
+            }
             self.send_request(now, sa, request, &payloads, rng);
         }
     }
@@ -668,13 +737,13 @@ impl Engine {
     pub(crate) fn respond(&mut self, sa: &mut Sa, exchange: Exchange, payloads: &[Payload]) {
         let header = sa.header(exchange, true, sa.expected_request - 1);
         sa.last_response = sa.seal(header, payloads);
-        self.transmit_all(sa.remote, &sa.last_response);
+        self.transmit_all(sa.port, sa.remote, &sa.last_response);
     }
 
     /// Answers without an SA, and never with more bytes than came: the source may be forged.
     pub(crate) fn respond_unprotected(
         &mut self,
-        to: SocketAddr,
+        (port, to): (u16, SocketAddr),
         request: &Header,
         request_len: usize,
         payloads: &[Payload],
@@ -684,7 +753,7 @@ impl Engine {
         for count in (1..=payloads.len()).rev() {
             let datagram = wire::encode_plain(header, &payloads[..count]);
             if datagram.len() <= request_len {
-                self.transmit(to, datagram);
+                self.transmit(port, to, datagram);
                 return;
             }
         }
@@ -700,7 +769,7 @@ impl Engine {
     }
 
     /// RFC 7296 §2.5: to a higher version we say which one we speak.
-    fn refuse_version(&mut self, from: SocketAddr, header: &Header, datagram: &[u8]) {
+    fn refuse_version(&mut self, from: (u16, SocketAddr), header: &Header, datagram: &[u8]) {
         if header.major_version() > Header::VERSION >> 4 && !header.response {
             let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION, []);
             self.respond_unprotected(from, header, datagram.len(), &[Payload::Notify(notify)]);

@@ -1,19 +1,19 @@
 //! What happens on an SA that is up: INFORMATIONAL exchanges (RFC 7296 §1.4), and the wishes of
 //! the layer above.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use rand_core::CryptoRng;
 
 use crate::engine::{Context, Fate};
-use crate::private::peer_refusal;
+use crate::private::{self, peer_refusal};
 use crate::responder::syntax_notify;
 use crate::sa::{Established, Request, Sa, State};
 use crate::wire::{
     self, Delete, Exchange, Notify, NotifyType, PROTOCOL_ESP, PROTOCOL_IKE, Payload,
 };
-use crate::{Engine, Event, Refusal, SaId};
+use crate::{Engine, Refusal, SaId};
 
 impl Engine {
     /// Deletes an SA: tells the peer, forgets it. The event that every SA ends with comes at
@@ -45,16 +45,24 @@ impl Engine {
     /// yet established does so when it is, and whatever waits for a response is sent again from
     /// the new address. To be called before the first SA too.
     pub fn update_addresses(&mut self, now: Instant, own: Option<IpAddr>, rng: &mut dyn CryptoRng) {
-        self.address = own;
+        let former = std::mem::replace(&mut self.address, own);
+        let moved = former.is_some() && own.is_some() && former != own;
         let ids: Vec<SaId> = self.sas.keys().copied().collect();
         for id in ids {
             let Some(mut sa) = self.take(id) else { continue };
+            if moved && sa.is_established() && !sa.mobike {
+                let words = "our address changed, and the peer cannot follow (no MOBIKE)";
+                self.depart(&mut sa, words.into());
+                self.begin_closing(now, &mut sa, Request::Delete, rng);
+                self.put(sa);
+                continue;
+            }
             if let Some(outstanding) = &mut sa.outstanding {
                 outstanding.restart(now);
                 outstanding.transmitted(now, rng);
                 sa.counters.retransmissions += 1;
                 let datagrams = outstanding.datagrams.clone();
-                self.transmit_all(sa.remote, &datagrams);
+                self.transmit_all(sa.port, sa.remote, &datagrams);
             }
             match sa.state {
                 State::Established(_)
@@ -74,13 +82,6 @@ impl Engine {
         }
     }
 
-    /// The data plane proves the peer alive (authenticated traffic): postpones the probe.
-    pub fn peer_alive(&mut self, now: Instant, sa: SaId) {
-        if let Some(sa) = self.sas.get_mut(&sa) {
-            sa.last_heard = sa.last_heard.max(now);
-        }
-    }
-
     /// Leaves an SA that the layer above no longer knows to `last`, which tells the peer.
     pub(crate) fn begin_closing(
         &mut self,
@@ -96,18 +97,6 @@ impl Engine {
         sa.queue.clear();
         sa.queue.push_back(last);
         self.send_queued(now, sa, rng);
-    }
-
-    /// A new, authenticated request from another address than before: the peer moved (RFC 4555
-    /// §3.5), or its NAT did (RFC 7296 §2.23). Repetitions prove nothing and do not come here.
-    pub(crate) fn notice_move(&mut self, sa: &mut Sa, from: SocketAddr) {
-        if from == sa.remote {
-            return;
-        }
-        self.set_remote(sa, from);
-        if sa.is_established() {
-            self.event(Event::Moved { sa: sa.id, remote: from });
-        }
     }
 
     /// A new request on an SA that is up, or being closed.
@@ -134,8 +123,12 @@ impl Engine {
         let spis = spis.collect::<Vec<_>>().concat();
         let ours = self.delete_children(sa, &spis);
         let deleted = Delete { protocol: PROTOCOL_ESP, spis: ours };
-        let answer = (!deleted.spis.is_empty()).then_some(Payload::Delete(deleted));
-        self.respond(sa, exchange, answer.as_slice());
+        let mut answer = self.renew_nat(sa, &payloads);
+        // RFC 4555 §3.7: it shows that we read the request.
+        let cookie = private::notify(&payloads, NotifyType::COOKIE2);
+        answer.extend(cookie.map(|data| Payload::Notify(Notify::new(NotifyType::COOKIE2, data))));
+        answer.extend((!deleted.spis.is_empty()).then_some(Payload::Delete(deleted)));
+        self.respond(sa, exchange, &answer);
         let refused = peer_refusal(&payloads)
             .filter(|(kind, _)| *kind == NotifyType::AUTHENTICATION_FAILED)
             .map(|(_, words)| format!("peer refused us: {words}"));
@@ -153,6 +146,7 @@ impl Engine {
         }
         let Some(reason) = refused.or(deleted) else {
             self.confirm_children(sa, None);
+            self.close_without_children(context.now, sa, context.rng);
             return Fate::Keep;
         };
         if sa.is_established() {

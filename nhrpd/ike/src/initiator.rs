@@ -13,6 +13,7 @@ use crate::crypto::signature;
 use crate::crypto::suite::describe;
 use crate::engine::{Context, Fate};
 use crate::limits::DropReason;
+use crate::nat::PLAIN_PORT;
 use crate::private::{self, Lineage, VENDOR_ID, peer_refusal};
 use crate::responder::{InitPayloads, NONCE_LEN, syntax};
 use crate::sa::{Handshake, InitSent, Request, Sa, State};
@@ -41,7 +42,13 @@ impl Engine {
             nonce,
             stamp: self.next_stamp(),
         };
-        let mut sa = Sa::new(self.fresh_id(), true, self.fresh_spi(rng), remote, now);
+        let mut sa = Sa::new(
+            self.fresh_id(),
+            true,
+            self.fresh_spi(rng),
+            (self.port_towards(remote), remote),
+            now,
+        );
         let id = sa.id;
         match self.send_init(now, &mut sa, init, rng) {
             Ok(()) => self.insert(sa),
@@ -79,6 +86,7 @@ impl Engine {
             let kind = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
             payloads.push(Payload::Notify(Notify::new(kind, [])));
         }
+        payloads.extend(self.nat_detection((sa.local_spi, 0), sa.port, sa.remote));
         sa.next_request = 0;
         sa.state = State::InitSent(Box::new(init));
         self.send_request(now, sa, Request::Init, &payloads, rng);
@@ -115,6 +123,8 @@ impl Engine {
             self.fail(sa, None, Refusal(format!("peer refused us: {words}")));
             return Ok(Fate::Forget);
         }
+        let spis = (header.initiator_spi, header.responder_spi);
+        let nat = self.detect_nat(&payloads, spis, sa.port, sa.remote);
         let init = InitPayloads::find(payloads).ok_or(DropReason::Malformed)?;
         if header.responder_spi == 0 {
             return Err(DropReason::Malformed);
@@ -123,6 +133,11 @@ impl Engine {
             return Err(DropReason::Unexpected);
         };
         sa.peer_spi = header.responder_spi;
+        sa.nat = nat.unwrap_or_default();
+        if sa.nat.any() && sa.port == PLAIN_PORT {
+            sa.port = self.config.port;
+            self.set_remote(sa, SocketAddr::new(sa.remote.ip(), self.config.port));
+        }
         if let Err(reason) = self.begin_auth(context, sa, *sent, init, datagram) {
             self.fail(sa, None, reason);
             return Ok(Fate::Forget);
@@ -257,6 +272,7 @@ impl Engine {
         if !self.with_remote(sa.remote).any(Sa::is_established) {
             payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, [])));
         }
+        payloads.push(Payload::Notify(Notify::new(NotifyType::MOBIKE_SUPPORTED, [])));
         if handshake.ours {
             let instance = self.instance(context.rng);
             payloads.push(Lineage { instance, stamp: handshake.stamp }.payload());
@@ -288,7 +304,7 @@ impl Engine {
         }
         let newcomer = payloads.map_err(syntax).and_then(|payloads| {
             let peer = handshake.check_proof(false, &payloads, context.credentials)?;
-            self.admit(context, &handshake, sa.remote, peer, &payloads, Some(*offered))
+            self.admit(context, &handshake, sa, peer, &payloads, Some(*offered))
         });
         match newcomer {
             Ok((_, newcomer)) => self.establish(context, sa, newcomer),

@@ -15,19 +15,22 @@
 //! | `fragment` | messages that are longer than a path carries |
 //! | [`crossing`] | the one SA that is left where both sides begin |
 //! | `rekey` | new keys for an SA, also where both sides make some |
+//! | `child_rekey` | the same for its CHILD_SAs |
 //! | `informational` | dead peers, deletion, moving |
+//! | [`nat`] | address translation on the way |
 //! | [`private`] | what our nodes say beyond the RFCs: WireGuard keys, reasons |
 //! | `cookie` | what a stranger has to show before we keep anything |
 //! | [`limits`] | what strangers can make us keep |
 //!
 //! Spoken: RFC 7296, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
 //! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), RFC 9242 and RFC 9370
-//! (ML-KEM), of RFC 4555 the update
-//! of an address, RFC 7383 (fragments). Not yet: NAT detection, pre-shared keys.
+//! (ML-KEM), RFC 7383 (fragments), RFC 3948 and, for a node with one address, RFC 4555. Not yet:
+//! pre-shared keys.
 
 mod admission;
 mod auth;
 mod child;
+mod child_rekey;
 mod cookie;
 pub mod crossing;
 mod crypto;
@@ -37,6 +40,7 @@ mod informational;
 mod initiator;
 mod intermediate;
 pub mod limits;
+pub mod nat;
 pub mod private;
 mod rekey;
 mod responder;
@@ -68,7 +72,7 @@ pub use crypto::algorithm::{
 pub use crypto::group::{ECP_256, ECP_384, Group, Kem, ML_KEM_768, MODP_2048, X25519};
 pub use crypto::keyword::{EspProposal, ProposalError};
 pub use crypto::suite::{Algorithms, Combination};
-pub use engine::{Engine, SaInfo, SaState};
+pub use engine::{ChildInfo, Engine, SaInfo, SaState};
 pub use limits::DropReason;
 pub use sa::SaCounters;
 pub use tunnel::{TunnelId, TunnelKeys, TunnelKind};
@@ -153,8 +157,15 @@ pub struct Config {
     /// Speak the extensions of [`private`] with peers that know them. Without them our own nodes
     /// treat each other as they treat any other implementation.
     pub extensions: bool,
+    /// Key exchanges for a CHILD_SA's new keys (perfect forward secrecy), the preferred first;
+    /// `None` is to do without. Empty: X25519, P-384 or P-256, or none where the peer wants none.
+    pub pfs: Vec<Option<&'static Group>>,
     /// Ciphers of ESP that we propose and accept, the preferred first.
     pub esp: Vec<EspCipher>,
+    /// Own port, and that of peers that are begun with: IKE with non-ESP marker and ESP in UDP.
+    pub port: u16,
+    /// ESP goes in UDP although nobody translates addresses on the way.
+    pub encapsulate: bool,
     /// Silence after which a dead-peer probe is sent; at least one second.
     pub dead_peer_interval: Duration,
     /// Age at which an IKE SA gets new keys, and WireGuard with it; up to a fifth earlier, at
@@ -176,6 +187,9 @@ impl Default for Config {
             algorithms: Algorithms::default(),
             tunnels: vec![TunnelKind::WireGuard],
             extensions: true,
+            port: 4500,
+            encapsulate: false,
+            pfs: Vec::new(),
             esp: EspCipher::ALL.to_vec(),
             dead_peer_interval: Duration::from_secs(10),
             rekey_interval: Duration::from_secs(4 * 3600),
@@ -191,6 +205,9 @@ impl Default for Config {
 pub enum Output {
     /// Send this IKE message.
     Transmit {
+        /// From this port of ours: 500, or the one of the configuration, where the non-ESP marker
+        /// goes in front.
+        port: u16,
         /// To this address and port.
         to: SocketAddr,
         /// IKE header first, no non-ESP marker.
@@ -252,6 +269,19 @@ pub enum Event {
         /// The tunnel.
         tunnel: TunnelId,
     },
+    /// An SA has a further CHILD_SA.
+    Keyed {
+        /// The SA.
+        sa: SaId,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// We asked for it.
+        initiator: bool,
+        /// Keys for the data plane.
+        keys: TunnelKeys,
+        /// The one whose place it takes; `None` for one that the peer made beside the others.
+        replaces: Option<TunnelId>,
+    },
     /// A CHILD_SA of an SA that lives on is gone.
     Unkeyed {
         /// The SA.
@@ -268,12 +298,16 @@ pub enum Event {
         sa: SaId,
         /// The SA in its place.
         successor: SaId,
+        /// The peer's chain, DER, leaf first: time to judge it again.
+        certificates: Vec<Vec<u8>>,
     },
     /// The peer proved that it is now reached elsewhere (RFC 4555 UPDATE_SA_ADDRESSES).
     Moved {
         /// The SA.
         sa: SaId,
-        /// The new address.
+        /// The address now.
         remote: SocketAddr,
+        /// ESP goes in UDP now.
+        encapsulated: bool,
     },
 }

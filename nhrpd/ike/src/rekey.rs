@@ -28,17 +28,19 @@ use crate::engine::{Context, Fate};
 use crate::private::{self, Offer, WireGuardPair};
 use crate::responder::{InitPayloads, NONCE_LEN};
 use crate::sa::{Established, Request, Sa, State};
-use crate::wire::{self, Exchange, Notify, NotifyType, PROTOCOL_IKE, Payload, Proposal};
+use crate::wire::{
+    self, Exchange, Notify, NotifyType, PROTOCOL_ESP, PROTOCOL_IKE, Payload, Proposal,
+};
 use crate::{Engine, Event, SaId, TunnelKeys, TunnelKind, WireGuardKeys};
 
 /// Longer than a request is repeated: until then the peer may not have read our answer.
-const DELETE_WAIT: Duration = Duration::from_secs(20);
+pub(crate) const DELETE_WAIT: Duration = Duration::from_secs(20);
 /// A peer that rekeys an SA younger than this is asked to wait.
 const SHORTEST_LIFE: Duration = Duration::from_millis(500);
 /// After TEMPORARY_FAILURE (RFC 7296 §2.25).
-const SOON: Duration = Duration::from_secs(1);
+pub(crate) const SOON: Duration = Duration::from_secs(1);
 /// After any other refusal.
-const LATER: Duration = Duration::from_secs(300);
+pub(crate) const LATER: Duration = Duration::from_secs(300);
 
 /// A rekeying that we began and that is not answered.
 pub(crate) struct OwnRekey {
@@ -126,6 +128,11 @@ impl Engine {
         sa: &mut Sa,
         payloads: Vec<Payload>,
     ) {
+        let esp = |p: &Proposal| p.protocol == PROTOCOL_ESP;
+        let child = |payload: &Payload| matches!(payload, Payload::SecurityAssociation(all) if all.iter().any(esp));
+        if payloads.iter().any(child) {
+            return self.handle_child_request(context, sa, &payloads);
+        }
         let exchange = Exchange::CREATE_CHILD_SA;
         let (response, successor) = match self.accept_rekey(context, sa, payloads) {
             Ok(accepted) => accepted,
@@ -158,7 +165,10 @@ impl Engine {
             return Err(refuse(NotifyType::TEMPORARY_FAILURE));
         };
         let age = context.now.saturating_duration_since(sa.begun);
-        if established.theirs.is_some() || age < SHORTEST_LIFE {
+        // RFC 7296 §2.25.2: not while a CHILD_SA of this SA is being made or deleted.
+        let busy = sa.child.is_some()
+            || matches!(&sa.outstanding, Some(o) if matches!(o.request, Request::DeleteChild(_)));
+        if established.theirs.is_some() || age < SHORTEST_LIFE || busy {
             return Err(refuse(NotifyType::TEMPORARY_FAILURE));
         }
         let unacceptable = || refuse(NotifyType::NO_PROPOSAL_CHOSEN);
@@ -337,7 +347,7 @@ impl Engine {
         } else {
             (from.responder_spi, from.initiator_spi)
         };
-        let mut sa = Sa::new(self.fresh_id(), initiator, local_spi, old.remote, now);
+        let mut sa = Sa::new(self.fresh_id(), initiator, local_spi, (old.port, old.remote), now);
         sa.peer_spi = peer_spi;
         sa.suite = Some(suite);
         sa.channel = Some(Box::new(keys.channel));
@@ -362,10 +372,13 @@ impl Engine {
         else {
             return;
         };
-        sa.remote = old.remote;
+        (sa.port, sa.remote) = (old.port, old.remote);
+        (sa.nat, sa.mobike) = (old.nat, old.mobike);
         if old.has_update() {
             sa.queue.push_back(Request::Update);
         }
+        let of_child = |request: &Request| matches!(request, Request::DeleteChild(_));
+        sa.queue.extend(old.queue.iter().filter(|request| of_child(request)).cloned());
         self.established.insert((identity.clone(), sa.id));
         match keys {
             Some(keys) => {
@@ -384,7 +397,9 @@ impl Engine {
             }
             None => {
                 self.established.remove(&(identity, old.id));
-                self.event(Event::Succeeded { sa: old.id, successor: sa.id });
+                let (sa, successor) = (old.id, sa.id);
+                let certificates = former.certificates.clone();
+                self.event(Event::Succeeded { sa, successor, certificates });
             }
         }
         let group = sa.suite.map_or(former.group, |suite| suite.group);

@@ -63,7 +63,7 @@ impl Engine {
     pub(crate) fn handle_init(
         &mut self,
         context: &mut Context<'_>,
-        from: SocketAddr,
+        (port, from): (u16, SocketAddr),
         header: &Header,
         datagram: &[u8],
     ) -> Result<(), DropReason> {
@@ -78,16 +78,19 @@ impl Engine {
                 return Err(DropReason::Replayed);
             }
             let response = handshake.init_response.clone();
-            self.transmit(from, response);
+            self.transmit(port, from, response);
             return Ok(());
         }
         let (total, per_source) = (self.config.half_open, self.config.half_open_per_source);
-        let mut init = match wire::decode_plain(header, datagram) {
-            Ok(payloads) => InitPayloads::find(payloads).ok_or(DropReason::Malformed)?,
+        let (nat, mut init) = match wire::decode_plain(header, datagram) {
+            Ok(payloads) => {
+                let nat = self.detect_nat(&payloads, (header.initiator_spi, 0), port, from);
+                (nat, InitPayloads::find(payloads).ok_or(DropReason::Malformed)?)
+            }
             Err(wire::Error::UnsupportedCritical(kind)) => {
                 let notify = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, [kind]);
                 let payloads = [Payload::Notify(notify)];
-                self.respond_unprotected(from, header, datagram.len(), &payloads);
+                self.respond_unprotected((port, from), header, datagram.len(), &payloads);
                 return Err(DropReason::Malformed);
             }
             Err(_) => return Err(DropReason::Malformed),
@@ -98,7 +101,7 @@ impl Engine {
             if !self.cookies.knows(now, &init.cookie, from, spi, &init.nonce) {
                 let cookie = self.cookies.make(now, from, spi, &init.nonce, context.rng);
                 let payloads = [Payload::Notify(Notify::new(NotifyType::COOKIE, cookie))];
-                self.respond_unprotected(from, header, datagram.len(), &payloads);
+                self.respond_unprotected((port, from), header, datagram.len(), &payloads);
                 return Err(DropReason::Cookie);
             }
         }
@@ -109,7 +112,7 @@ impl Engine {
         let (group, intermediate) = (init.group, init.intermediate);
         let choice = self.config.algorithms.choose_for(&init.proposals, group, intermediate);
         let Some(choice) = choice else {
-            self.refuse_proposal(context, from, header, datagram, &init);
+            self.refuse_proposal(context, (port, from), header, datagram, &init);
             return Err(DropReason::NoProposal);
         };
         let group = choice.suite.group;
@@ -117,7 +120,7 @@ impl Engine {
             // RFC 7296 §1.2: nothing is kept; the initiator begins again with this group.
             let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, group.id.to_be_bytes());
             let payloads = [Payload::Notify(notify)];
-            self.respond_unprotected(from, header, datagram.len(), &payloads);
+            self.respond_unprotected((port, from), header, datagram.len(), &payloads);
             return Err(DropReason::KeyExchange);
         }
         let private = group.generate(context.rng);
@@ -170,10 +173,14 @@ impl Engine {
             let kind = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
             payloads.push(Payload::Notify(Notify::new(kind, [])));
         }
+        if nat.is_some() {
+            payloads.extend(self.nat_detection((header.initiator_spi, local_spi), port, from));
+        }
         let init_response = wire::encode_plain(response_header, &payloads);
-        self.transmit(from, init_response.clone());
+        self.transmit(port, from, init_response.clone());
         self.half_open.enter(from.ip());
-        let mut sa = Sa::new(self.fresh_id(), false, local_spi, from, context.now);
+        let mut sa = Sa::new(self.fresh_id(), false, local_spi, (port, from), context.now);
+        sa.nat = nat.unwrap_or_default();
         sa.peer_spi = header.initiator_spi;
         sa.origin = Some(from);
         sa.state = State::HalfOpen(Box::new(Handshake {
@@ -202,7 +209,7 @@ impl Engine {
     fn refuse_proposal(
         &mut self,
         context: &Context<'_>,
-        from: SocketAddr,
+        (port, from): (u16, SocketAddr),
         header: &Header,
         datagram: &[u8],
         init: &InitPayloads,
@@ -215,7 +222,7 @@ impl Engine {
         if !init.ours {
             payloads.truncate(1);
         }
-        self.respond_unprotected(from, header, datagram.len(), &payloads);
+        self.respond_unprotected((port, from), header, datagram.len(), &payloads);
         if self.strangers.admit(context.now) {
             let (sa, remote) = (self.fresh_id(), from);
             let reason = Refusal(words);
@@ -240,7 +247,7 @@ impl Engine {
         let State::HalfOpen(handshake) = std::mem::replace(&mut sa.state, State::Refused) else {
             return Fate::Forget;
         };
-        match self.accept(context, sa.remote, &handshake, payloads) {
+        match self.accept(context, sa, &handshake, payloads) {
             Ok(accepted) => {
                 if let Some(origin) = sa.origin {
                     self.half_open.leave(origin.ip());
@@ -272,13 +279,13 @@ impl Engine {
     fn accept(
         &mut self,
         context: &mut Context<'_>,
-        remote: SocketAddr,
+        sa: &mut Sa,
         handshake: &Handshake,
         payloads: Result<Vec<Payload>, wire::Error>,
     ) -> Result<Accepted, Denial> {
         let payloads = payloads.map_err(syntax)?;
         let peer = handshake.check_proof(true, &payloads, context.credentials)?;
-        let (grant, newcomer) = self.admit(context, handshake, remote, peer, &payloads, None)?;
+        let (grant, newcomer) = self.admit(context, handshake, sa, peer, &payloads, None)?;
         let mut response =
             handshake.own_proof(false, context.credentials).map_err(|reason| Denial {
                 own_fault: true,
@@ -290,6 +297,9 @@ impl Engine {
             })?;
         if newcomer.replaced.is_empty() {
             response.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, [])));
+        }
+        if sa.mobike {
+            response.push(Payload::Notify(Notify::new(NotifyType::MOBIKE_SUPPORTED, [])));
         }
         response.extend(grant);
         Ok(Accepted { response, established: newcomer })

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand_core::CryptoRng;
 
 use crate::child::Child;
+use crate::child_rekey::OwnChild;
 use crate::crossing::Rank;
 use crate::crypto::channel::Channel;
 use crate::crypto::group::{Group, PrivateKey};
@@ -15,10 +16,13 @@ use crate::crypto::suite::Suite;
 use crate::fragment::{self, Partial};
 use crate::intermediate::{IntAuth, Intermediate};
 use crate::limits::HALF_OPEN_LIFETIME;
+use crate::nat::{KEEPALIVE, Nat};
 use crate::private::Lineage;
 use crate::rekey::{OwnRekey, Successor};
 use crate::tunnel::{Offered, TunnelKind};
-use crate::wire::{self, Delete, Exchange, Header, Notify, NotifyType, Payload};
+use crate::wire::{
+    self, Delete, Exchange, Header, Notify, NotifyType, PROTOCOL_ESP, Payload,
+};
 use crate::{Identity, SaId, private};
 
 /// Times a request is sent before its SA is given up: at 0, 0.5, 1.5, 3.5, 7.5 and 11.5 s, and
@@ -36,6 +40,11 @@ pub(crate) struct Sa {
     /// 0 until the responder has answered.
     pub(crate) peer_spi: u64,
     pub(crate) remote: SocketAddr,
+    /// Own port.
+    pub(crate) port: u16,
+    pub(crate) nat: Nat,
+    /// The peer understands [`NotifyType::UPDATE_SA_ADDRESSES`].
+    pub(crate) mobike: bool,
     /// Of a responder: where IKE_SA_INIT came from. It counts there while half-open.
     pub(crate) origin: Option<SocketAddr>,
     pub(crate) begun: Instant,
@@ -52,6 +61,8 @@ pub(crate) struct Sa {
     pub(crate) queue: VecDeque<Request>,
     /// Belongs to an outstanding [`Request::Rekey`].
     pub(crate) rekey: Option<Box<OwnRekey>>,
+    /// Belongs to an outstanding [`Request::Child`].
+    pub(crate) child: Option<Box<OwnChild>>,
     /// [`State::Closing`] without a request of ours: when we stop waiting for the peer's.
     pub(crate) delete_at: Option<Instant>,
     pub(crate) expected_request: u32,
@@ -174,6 +185,10 @@ pub(crate) enum Request {
     Update,
     /// RFC 7296 §1.3.2.
     Rekey,
+    /// RFC 7296 §1.3.3.
+    Child,
+    /// RFC 7296 §1.4.1: a CHILD_SA with this SPI of ours.
+    DeleteChild([u8; 4]),
     /// RFC 7296 §1.4.1.
     Delete,
     /// RFC 7296 §2.21.2: an initiator does not accept the responder.
@@ -184,11 +199,20 @@ impl Request {
     /// Payloads of those that are INFORMATIONAL.
     pub(crate) fn informational(&self) -> Vec<Payload> {
         match self {
-            Self::Init | Self::Intermediate | Self::Auth | Self::Rekey | Self::Probe => Vec::new(),
+            Self::Init
+            | Self::Intermediate
+            | Self::Auth
+            | Self::Rekey
+            | Self::Child
+            | Self::Probe => Vec::new(),
             Self::Update => {
                 vec![Payload::Notify(Notify::new(NotifyType::UPDATE_SA_ADDRESSES, []))]
             }
             Self::Delete => vec![Payload::Delete(Delete::ike_sa())],
+            Self::DeleteChild(spi) => {
+                let spis = vec![spi.to_vec()];
+                vec![Payload::Delete(Delete { protocol: PROTOCOL_ESP, spis })]
+            }
             Self::Refuse(reason) => {
                 private::refusal(NotifyType::AUTHENTICATION_FAILED, &[], reason)
             }
@@ -240,7 +264,7 @@ impl Sa {
         id: SaId,
         initiator: bool,
         local_spi: u64,
-        remote: SocketAddr,
+        (port, remote): (u16, SocketAddr),
         now: Instant,
     ) -> Self {
         Self {
@@ -249,6 +273,9 @@ impl Sa {
             local_spi,
             peer_spi: 0,
             remote,
+            port,
+            nat: Nat::default(),
+            mobike: false,
             origin: None,
             begun: now,
             last_heard: now,
@@ -260,6 +287,7 @@ impl Sa {
             outstanding: None,
             queue: VecDeque::new(),
             rekey: None,
+            child: None,
             delete_at: None,
             expected_request: 0,
             last_response: Vec::new(),
@@ -322,11 +350,13 @@ impl Sa {
 
     /// When something has to be done about it.
     pub(crate) fn deadline(&self, dead_peer_interval: Duration) -> Instant {
-        let quiet = self.last_heard + dead_peer_interval;
+        let keepalive = if self.nat.local { KEEPALIVE } else { Duration::MAX };
+        let quiet = self.last_heard + dead_peer_interval.min(keepalive);
         match (&self.state, &self.outstanding) {
             (State::HalfOpen(_) | State::Refused, _) => self.begun + HALF_OPEN_LIFETIME,
             (State::Established(established), outstanding) => {
-                let children = established.children.iter().filter_map(Child::deadline);
+                let children =
+                    established.children.iter().filter_map(|c| c.deadline(outstanding.is_none()));
                 let own = match outstanding {
                     Some(outstanding) => outstanding.due,
                     None => established.rekey_at.map_or(quiet, |rekey_at| rekey_at.min(quiet)),

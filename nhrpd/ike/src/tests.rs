@@ -270,7 +270,8 @@ fn rfc7296_3_1_a_response_in_the_role_of_the_initiator_is_ignored() {
         // A refusal would end the attempt.
         response.truncate(28);
         response.extend([0, 0, 0, 8, 0, 0, 0, 14]);
-        (response[16], response[27]) = (41, 36);
+        response[16] = 41;
+        response[24..28].copy_from_slice(&36u32.to_be_bytes());
         address("192.0.2.2:4500")
     });
     net.assert_one_sa();

@@ -11,7 +11,7 @@ use rand_core::CryptoRng;
 use crate::child::{self, Esp, Seed, Terms};
 use crate::engine::Context;
 use crate::private::{self, Offer, WireGuardPair};
-use crate::sa::Handshake;
+use crate::sa::{Handshake, Sa};
 use crate::wire::{Notify, NotifyType, Payload, Proposal, TrafficSelector};
 use crate::{Engine, Refusal, WireGuardKeys};
 
@@ -177,7 +177,7 @@ impl Engine {
         &self,
         context: &mut Context<'_>,
         handshake: &Handshake,
-        remote: SocketAddr,
+        sa: &Sa,
         payloads: &[Payload],
     ) -> Result<(Vec<Payload>, TunnelKeys), NoTunnel> {
         let offer = if handshake.ours { Offer::find(payloads) } else { None };
@@ -188,9 +188,7 @@ impl Engine {
                 (TunnelKind::WireGuard, Some(offer), _) => {
                     self.grant_wireguard(context, handshake, offer.clone())
                 }
-                (TunnelKind::Esp, _, Some(asked)) => {
-                    self.grant_esp(context, handshake, remote, asked)
-                }
+                (TunnelKind::Esp, _, Some(asked)) => self.grant_esp(context, handshake, sa, asked),
                 _ => continue,
             };
             match granted {
@@ -228,16 +226,27 @@ impl Engine {
         &self,
         context: &mut Context<'_>,
         handshake: &Handshake,
-        remote: SocketAddr,
+        sa: &Sa,
         asked: &ChildPayloads<'_>,
     ) -> Result<(Vec<Payload>, TunnelKeys), NoTunnel> {
+        self.check_encapsulation(sa)?;
         let choice = child::choose(&self.config.esp, &[], asked.proposals, None);
         let choice = choice.ok_or_else(|| self.no_common_esp(asked.proposals))?;
-        let (initiator, responder) = self.agree_selectors(remote, asked)?;
+        let (initiator, responder) = self.agree_selectors(sa.remote, asked)?;
         let spi = self.fresh_esp_spi(context.rng);
         let proposal = Proposal { spi: spi.to_be_bytes().into(), ..choice.proposal };
-        let esp = handshake.seed().derive(choice.terms, spi, false);
+        let esp = handshake.seed().derive(choice.terms, spi, false, sa.nat.any());
         Ok((child_payloads(vec![proposal], initiator, responder), TunnelKeys::Esp(esp)))
+    }
+
+    fn check_encapsulation(&self, sa: &Sa) -> Result<(), NoTunnel> {
+        if self.config.encapsulate && !sa.nat.any() {
+            return Err(no_proposal(
+                "peer does no NAT traversal, and the ESP of this node goes in UDP only \
+                 (userspace data plane)",
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn no_common_esp(&self, theirs: &[Proposal]) -> NoTunnel {
@@ -268,7 +277,7 @@ impl Engine {
     pub(crate) fn take_tunnel(
         &self,
         handshake: &Handshake,
-        remote: SocketAddr,
+        sa: &Sa,
         offered: Offered,
         payloads: &[Payload],
     ) -> Result<TunnelKeys, NoTunnel> {
@@ -282,8 +291,9 @@ impl Engine {
         let (Some(granted), Some(spi)) = (granted, offered.spi) else {
             return Err(no_proposal("responder grants no tunnel that we asked for"));
         };
-        let terms = self.check_grant(remote, &granted, &[], None)?;
-        Ok(TunnelKeys::Esp(handshake.seed().derive(terms, spi, true)))
+        self.check_encapsulation(sa)?;
+        let terms = self.check_grant(sa.remote, &granted, &[], None)?;
+        Ok(TunnelKeys::Esp(handshake.seed().derive(terms, spi, true, sa.nat.any())))
     }
 
     /// Checks what a responder granted of a CHILD_SA that we asked for.

@@ -282,7 +282,13 @@ fn garbage_and_cut_messages_leave_no_trace_and_never_amplify() {
             bytes
         };
         let node = &mut net.nodes[B];
-        node.engine.handle_datagram(net.now, from, &datagram, &node.credentials, &mut node.rng);
+        node.engine.handle_datagram(
+            net.now,
+            (4500, from),
+            &datagram,
+            &node.credentials,
+            &mut node.rng,
+        );
         let mut answered = 0;
         while let Some(output) = node.engine.poll_output() {
             match output {

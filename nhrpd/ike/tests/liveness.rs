@@ -46,38 +46,6 @@ fn rfc7296_2_4_a_dead_peer_is_given_up_with_words() {
 }
 
 #[test]
-fn traffic_postpones_the_probe() {
-    let mut net = up();
-    net.record = Some(Vec::new());
-    let ids = [id(&net, A), id(&net, B)];
-    for _ in 0..20 {
-        net.run(secs(5));
-        let now = net.now;
-        for (node, id) in net.nodes.iter_mut().zip(ids) {
-            node.engine.peer_alive(now, id);
-        }
-    }
-    assert_eq!(net.record.as_ref().unwrap().len(), 0);
-    net.run(secs(12));
-    assert!(!net.record.as_ref().unwrap().is_empty(), "and without traffic it comes");
-}
-
-#[test]
-fn rfc7296_2_4_traffic_keeps_an_sa_whose_probe_is_unanswered() {
-    let mut net = up();
-    net.loss = 100;
-    let id = id(&net, A);
-    for _ in 0..12 {
-        net.run(secs(5));
-        let now = net.now;
-        net.nodes[A].engine.peer_alive(now, id);
-    }
-    assert_eq!(net.nodes[A].established().len(), 1);
-    net.run(secs(60));
-    assert_eq!(net.nodes[A].established().len(), 0);
-}
-
-#[test]
 fn rfc7296_2_1_requests_are_sent_again_ever_later() {
     let mut net = Net::pair(1);
     net.loss = 100;

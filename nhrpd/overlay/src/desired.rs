@@ -93,6 +93,8 @@ impl std::fmt::Debug for Transport {
 pub enum Event {
     /// An IKE message came in (non-ESP marker stripped).
     Ike {
+        /// Own port to which it came: 500, or that of the configuration.
+        port: u16,
         /// Sender.
         from: SocketAddr,
         /// IKE header first.

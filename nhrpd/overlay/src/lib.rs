@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use ::nhrp::engine as nhrp;
 use ::nhrp::wire::code::{ALREADY_REGISTERED, PROHIBITED};
-use ike::TunnelKeys;
+use ike::{SaId, TunnelId, TunnelKeys};
 use ipnet::IpNet;
 use nhrp::{Authorization, Binding, BindingKind, Nbma};
 use rand_core::CryptoRng;
@@ -46,6 +46,9 @@ use session::{Session, Sessions};
 pub enum Output {
     /// Send an IKE message over the underlay.
     Ike {
+        /// From this port of ours: 500, or that of the configuration, where the non-ESP marker
+        /// goes in front.
+        port: u16,
         /// Receiver.
         to: SocketAddr,
         /// IKE header first.
@@ -153,7 +156,7 @@ impl Overlay {
     /// Takes what the data plane saw.
     pub fn handle_event(&mut self, now: Now, event: Event, rng: &mut dyn CryptoRng) {
         match event {
-            Event::Ike { from, datagram } => {
+            Event::Ike { port, from, datagram } => {
                 if let Some(credentials) = &self.credentials {
                     let nbma = self.sessions.nbma(from);
                     let judge = Judge {
@@ -164,7 +167,7 @@ impl Overlay {
                         nbma,
                         wall: now.wall,
                     };
-                    self.ike.handle_datagram(now.instant, from, &datagram, &judge, rng);
+                    self.ike.handle_datagram(now.instant, (port, from), &datagram, &judge, rng);
                 }
             }
             Event::Nhrp { peer, from, packet } => {
@@ -201,7 +204,13 @@ impl Overlay {
                     self.connect(now, nbma, rng);
                 }
             }
-            Event::Expiring { .. } => {}
+            Event::Expiring { peer } => {
+                if let Some(session) = self.sessions.get(peer)
+                    && let Some((sa, tunnel)) = session.sa.zip(session.tunnel)
+                {
+                    self.ike.rekey_tunnel(now.instant, sa, tunnel);
+                }
+            }
             Event::Adopted { endpoint } => {
                 self.connect(now, self.sessions.nbma(endpoint), rng);
             }
@@ -389,8 +398,8 @@ impl Overlay {
                 }
             } else if let Some(output) = self.ike.poll_output() {
                 match output {
-                    ike::Output::Transmit { to, datagram } => {
-                        self.outputs.push_back(Output::Ike { to, datagram });
+                    ike::Output::Transmit { port, to, datagram } => {
+                        self.outputs.push_back(Output::Ike { port, to, datagram });
                     }
                     ike::Output::Event(event) => self.ike_event(now, event, rng),
                 }
@@ -483,16 +492,7 @@ impl Overlay {
                     since: now.instant,
                     idle_deadline: Some(now.instant + self.config.idle_timeout),
                 });
-                let transport = match keys {
-                    TunnelKeys::WireGuard(keys) => Transport::WireGuard {
-                        private_key: keys.private_key,
-                        peer_public_key: keys.peer_public_key,
-                        preshared_key: keys.preshared_key,
-                        initiate: !initiator,
-                    },
-                    TunnelKeys::Esp(esp) => Transport::Esp(esp),
-                };
-                self.transports.insert(id, transport);
+                self.transports.insert(id, transport(keys, initiator));
                 self.dirty = true;
             }
             ike::Event::Failed { sa, remote, identity, reason, superseded, .. } => {
@@ -512,7 +512,20 @@ impl Overlay {
                     self.session_up(now, id, rng);
                 }
             }
-            ike::Event::Succeeded { sa, successor } => self.sessions.succeed(sa, successor),
+            ike::Event::Keyed { sa, tunnel, keys, initiator, .. } => {
+                self.key_session(now, sa, tunnel, transport(keys, initiator));
+            }
+            ike::Event::Succeeded { sa, successor, certificates } => {
+                self.sessions.succeed(sa, successor);
+                if let Some(credentials) = &self.credentials
+                    && let Err(reason) = credentials.claims(&certificates, &self.config, now.wall)
+                {
+                    for id in self.sessions.by_sa(successor) {
+                        self.refuse_session(now.instant, id, reason.clone());
+                    }
+                    self.ike.close(now.instant, successor, rng);
+                }
+            }
             ike::Event::Unkeyed { sa, tunnel, reason } => {
                 if let Some(id) = self.sessions.by_tunnel(sa, tunnel) {
                     self.keys_gone(now.instant, id, &reason);
@@ -523,18 +536,48 @@ impl Overlay {
                     self.keys_gone(now.instant, id, &reason);
                 }
             }
-            ike::Event::Moved { sa, remote } => {
+            ike::Event::Moved { sa, remote, encapsulated } => {
                 for id in self.sessions.by_sa(sa) {
+                    if let Some(Transport::Esp(esp)) = self.transports.get_mut(&id) {
+                        self.dirty |= esp.encapsulated != encapsulated;
+                        esp.encapsulated = encapsulated;
+                    }
                     self.move_session(now.instant, id, remote);
                 }
             }
         }
     }
 
+    /// A further tunnel of an IKE SA is another session with the same node.
+    fn key_session(&mut self, now: Now, sa: SaId, tunnel: TunnelId, transport: Transport) {
+        let former = self.sessions.by_sa(sa).pop().and_then(|id| self.sessions.get(id));
+        let Some(former) = former else { return };
+        let session = Session {
+            sa: Some(sa),
+            tunnel: Some(tunnel),
+            identity: former.identity.clone(),
+            authorization: former.authorization.clone(),
+            endpoint: former.endpoint,
+            up: false,
+            since: now.instant,
+            idle_deadline: Some(now.instant + self.config.idle_timeout),
+        };
+        let id = self.sessions.insert(session);
+        self.transports.insert(id, transport);
+        self.dirty = true;
+    }
+
     /// IKE has given up the keys of a session. Make before break: one that has a successor goes
     /// when that one is up.
     fn keys_gone(&mut self, now: Instant, id: PeerId, reason: &str) {
-        if !self.sessions.twins(id).is_empty() {
+        let up = |id: PeerId| self.sessions.get(id).is_some_and(|session| session.up);
+        let twins = self.sessions.twins(id);
+        if !up(id) && twins.iter().any(|&twin| up(twin)) {
+            // One of two that crossed, and not the one that lives.
+            self.forget_session(now, id, reason);
+            return;
+        }
+        if !twins.is_empty() {
             self.sessions.supersede(id);
             return;
         }
@@ -552,7 +595,7 @@ impl Overlay {
         let Some(session) = self.sessions.get(id) else { return };
         let (endpoint, nbma) = (session.endpoint, self.sessions.nbma(session.endpoint));
         let authorization = session.authorization.clone();
-        let identity = session.identity.clone();
+        let (identity, sa) = (session.identity.clone(), session.sa);
         let known = self.is_reached_otherwise(id);
         self.notice(match known {
             true => Notice::PeerRekeyed { endpoint, identity },
@@ -569,7 +612,13 @@ impl Overlay {
                 let until = now.instant + LINGER;
                 self.lingering.insert(twin, Lingering { until, peer, sources });
             }
-            self.remove_session(now, twin, "replaced by a newer session", rng);
+            // A former tunnel of the same IKE SA is IKE's to end.
+            let reason = "replaced by a newer session";
+            if sa.is_some() && self.sessions.get(twin).is_some_and(|twin| twin.sa == sa) {
+                self.forget_session(now.instant, twin, reason);
+            } else {
+                self.remove_session(now, twin, reason, rng);
+            }
         }
         self.nhrp.path_up(now.instant, nbma);
         self.dirty = true;
@@ -737,5 +786,17 @@ impl Overlay {
 
     fn notice(&mut self, notice: Notice) {
         self.outputs.push_back(Output::Notice(notice));
+    }
+}
+
+fn transport(keys: TunnelKeys, ike_initiator: bool) -> Transport {
+    match keys {
+        TunnelKeys::WireGuard(keys) => Transport::WireGuard {
+            private_key: keys.private_key,
+            peer_public_key: keys.peer_public_key,
+            preshared_key: keys.preshared_key,
+            initiate: !ike_initiator,
+        },
+        TunnelKeys::Esp(esp) => Transport::Esp(esp),
     }
 }

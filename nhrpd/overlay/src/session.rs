@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use ike::nat::PLAIN_PORT;
 use ike::{SaId, TunnelId};
 use ipnet::IpNet;
 use nhrp::engine::{Authorization, Nbma};
@@ -47,9 +48,10 @@ impl Sessions {
         Self { port, ..Self::default() }
     }
 
-    /// The NBMA address of an endpoint: the well-known port is not a part of it.
+    /// The NBMA address of an endpoint: the well-known ports are not a part of it.
     pub(crate) fn nbma(&self, endpoint: SocketAddr) -> Nbma {
-        let port = if endpoint.port() == self.port { 0 } else { endpoint.port() };
+        let well_known = [self.port, PLAIN_PORT].contains(&endpoint.port());
+        let port = if well_known { 0 } else { endpoint.port() };
         Nbma { address: endpoint.ip(), port }
     }
 
@@ -271,10 +273,11 @@ mod tests {
     #[test]
     fn the_well_known_port_is_no_part_of_an_nbma_address() {
         let sessions = Sessions::new(PORT);
-        for (port, nbma_port) in [(PORT, 0), (20_001, 20_001)] {
+        for (port, nbma_port) in [(PORT, 0), (20_001, 20_001), (500, 0)] {
             let nbma = sessions.nbma(at(1, port));
             assert_eq!(nbma, Nbma { address: at(1, 0).ip(), port: nbma_port });
-            assert_eq!(sessions.endpoint(nbma), at(1, port));
+            let known = if nbma_port == 0 { PORT } else { port };
+            assert_eq!(sessions.endpoint(nbma), at(1, known));
         }
     }
 

@@ -264,7 +264,9 @@ impl Sim {
         }
         let Some(live) = &mut self.nodes[id.0].live else { return };
         let actions = match payload {
-            Payload::Ike(datagram) => vec![Action::Event(Event::Ike { from, datagram })],
+            Payload::Ike(datagram) => {
+                vec![Action::Event(Event::Ike { port: PORT, from, datagram })]
+            }
             Payload::WireGuard(key, message) => live.plane.receive(self.now, from, key, message),
             Payload::Esp(packet) => live.plane.receive_esp(self.now, from, packet),
             Payload::Gre(inner) => live.plane.receive_clear(self.now, from, inner),
@@ -307,7 +309,7 @@ impl Sim {
             let mut notices = Vec::new();
             while let Some(output) = live.overlay.poll_output() {
                 match output {
-                    Output::Ike { to, datagram } => {
+                    Output::Ike { to, datagram, .. } => {
                         actions.push(Action::Send(to, Payload::Ike(datagram)));
                     }
                     Output::Nhrp { peer, packet } => {
@@ -347,8 +349,12 @@ impl Sim {
         let blueprint = &self.nodes[id.0].blueprint;
         let from = SocketAddr::new(blueprint.address, PORT);
         let path = Path { realm: blueprint.realm, from, to };
-        // GRE has no ports to translate.
-        let translatable = !matches!(payload, Payload::Gre(_));
+        // GRE and bare ESP have no ports to translate.
+        let translatable = match payload {
+            Payload::Gre(_) => false,
+            Payload::Esp(packet) => packet.encapsulated,
+            Payload::Ike(_) | Payload::WireGuard(..) => true,
+        };
         if let Some(path) = self.network.leave(self.now, path, translatable) {
             self.launch(Some(id), path, payload);
         }

@@ -1,6 +1,7 @@
 //! The life of a node: start, crash, clean stop, another address, another time of day.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
@@ -44,6 +45,8 @@ pub(super) struct Node {
     pub(super) live: Option<Live>,
     pub(super) wall_at_start: SystemTime,
     pub(super) deadline: Option<Instant>,
+    /// What a killed one left in its kernel.
+    legacy: BTreeMap<u32, SocketAddr>,
     notices: Vec<(Duration, Notice)>,
 }
 
@@ -72,6 +75,7 @@ impl Sim {
             live: None,
             wall_at_start: super::wall(),
             deadline: None,
+            legacy: BTreeMap::new(),
             notices: Vec::new(),
         });
         id
@@ -121,8 +125,9 @@ impl Sim {
         let own = config.nhrp.address.addr();
         let credentials = (blueprint.credentials)();
         self.guard.learn(credentials.as_ref());
-        let plane = Plane::new(credentials.is_none(), own, blueprint.lans.clone());
+        let mut plane = Plane::new(credentials.is_none(), own, blueprint.lans.clone());
         let overlay = Overlay::new(config, credentials, now, &mut self.rng);
+        plane.inherit(std::mem::take(&mut self.nodes[id.0].legacy));
         self.nodes[id.0].live = Some(Live { overlay, plane });
         self.settle(id);
     }
@@ -140,7 +145,9 @@ impl Sim {
     /// `kill -9`: the node is gone without a word.
     pub fn kill(&mut self, id: NodeId) {
         self.log(format!("{id} is killed"));
-        self.nodes[id.0].live = None;
+        if let Some(live) = self.nodes[id.0].live.take() {
+            self.nodes[id.0].legacy = live.plane.legacy();
+        }
         self.arm(id, None);
     }
 

@@ -38,8 +38,30 @@ pub struct EspPacket {
     pub key: Vec<u8>,
     /// Sequence number, and with the key the nonce.
     pub sequence: u64,
+    /// In UDP.
+    pub encapsulated: bool,
     /// What is inside.
     pub inner: Inner,
+}
+
+impl Payload {
+    /// A packet of a LAN, NHRP or a keepalive, under keys.
+    pub fn is_data(&self) -> bool {
+        matches!(self, Self::WireGuard(_, Message::Data(..)) | Self::Esp(_))
+    }
+
+    /// With the keys of this one, another packet.
+    pub fn with(&self, counter: u64, inner: Inner) -> Self {
+        match self {
+            Self::WireGuard(key, Message::Data(epoch, ..)) => {
+                Self::WireGuard(*key, Message::Data(*epoch, counter, Some(inner)))
+            }
+            Self::Esp(packet) => {
+                Self::Esp(EspPacket { sequence: counter, inner, ..packet.clone() })
+            }
+            _ => panic!("no data: {self}"),
+        }
+    }
 }
 
 /// What GRE carries.
@@ -65,6 +87,8 @@ pub(super) enum Action {
 const REDIRECT_INTERVAL: Duration = Duration::from_secs(2);
 /// One report of an unknown sender in this time.
 const UNKNOWN_INTERVAL: Duration = Duration::from_secs(5);
+/// One report of a path of a former run in this time.
+const ADOPTED_INTERVAL: Duration = Duration::from_secs(1);
 /// One report of a destination without a path in this time.
 const UNROUTABLE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -112,6 +136,9 @@ pub(super) struct Plane {
     sessions: BTreeMap<PeerId, Session>,
     by_key: BTreeMap<Key, PeerId>,
     by_spi: BTreeMap<u32, PeerId>,
+    /// ESP SAs of a former run, which the kernel has kept, and where their peers are.
+    inherited: BTreeMap<u32, SocketAddr>,
+    adopted: Recently<SocketAddr>,
     sent: BTreeMap<IpNet, u64>,
     redirected: Recently<(PeerId, IpAddr, IpAddr)>,
     unknown: Recently<SocketAddr>,
@@ -138,6 +165,8 @@ impl Plane {
             sessions: BTreeMap::new(),
             by_key: BTreeMap::new(),
             by_spi: BTreeMap::new(),
+            inherited: BTreeMap::new(),
+            adopted: Recently::new(ADOPTED_INTERVAL),
             sent: BTreeMap::new(),
             redirected: Recently::new(REDIRECT_INTERVAL),
             unknown: Recently::new(UNKNOWN_INTERVAL),
@@ -145,6 +174,17 @@ impl Plane {
             early: VecDeque::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// What stays in the kernel when the daemon is killed.
+    pub(super) fn legacy(&self) -> BTreeMap<u32, SocketAddr> {
+        let endpoint = |id: &PeerId| self.sessions.get(id).map(|session| session.endpoint);
+        self.by_spi.iter().filter_map(|(&spi, id)| Some((spi, endpoint(id)?))).collect()
+    }
+
+    /// Begins with what a former run left.
+    pub(super) fn inherit(&mut self, legacy: BTreeMap<u32, SocketAddr>) {
+        self.inherited = legacy;
     }
 
     /// Makes it so.
@@ -160,7 +200,11 @@ impl Plane {
                 if self.desired.peers.get(&id).is_some_and(|old| old.endpoint != peer.endpoint) {
                     session.endpoint = peer.endpoint;
                 }
-                if let Carrier::Esp(pair) = &mut session.carrier {
+                if let (Carrier::Esp(pair), Transport::Esp(esp)) =
+                    (&mut session.carrier, &peer.transport)
+                {
+                    assert_eq!(pair.esp.outbound, esp.outbound, "new keys for an old path");
+                    pair.esp.encapsulated = esp.encapsulated;
                     pair.receive_only = peer.receive_only;
                 }
                 continue;
@@ -234,7 +278,8 @@ impl Plane {
                 pair.sent += 1;
                 let keys = &pair.esp.outbound;
                 let (spi, key) = (keys.spi, keys.encryption.to_vec());
-                let packet = EspPacket { spi, key, sequence: pair.sent, inner };
+                let (sequence, encapsulated) = (pair.sent, pair.esp.encapsulated);
+                let packet = EspPacket { spi, key, sequence, encapsulated, inner };
                 return vec![Action::Send(endpoint, Payload::Esp(packet))];
             }
             Carrier::WireGuard(_, tunnel) => tunnel,
@@ -291,7 +336,16 @@ impl Plane {
         let id = self.by_spi.get(&packet.spi).copied();
         let found = id.and_then(|id| Some((id, self.sessions.get_mut(&id)?)));
         let lost = |packet: EspPacket, reason| dropped(packet.inner, reason);
-        let Some((id, session)) = found else { return lost(packet, "unknown SPI") };
+        let Some((id, session)) = found else {
+            let mut actions = Vec::new();
+            if let Some(&endpoint) = self.inherited.get(&packet.spi)
+                && self.adopted.first(now, endpoint)
+            {
+                actions.push(Action::Event(Event::Adopted { endpoint }));
+            }
+            actions.extend(lost(packet, "unknown SPI"));
+            return actions;
+        };
         let Carrier::Esp(pair) = &mut session.carrier else { return lost(packet, "unknown SPI") };
         if *pair.esp.inbound.encryption != packet.key {
             return lost(packet, "another key");
@@ -303,6 +357,10 @@ impl Plane {
         if session.reported == Life::New {
             session.reported = Life::Up;
             actions.push(Action::Event(Event::Up { peer: id }));
+        }
+        if packet.encapsulated && session.endpoint != from {
+            session.endpoint = from;
+            actions.push(Action::Event(Event::Moved { peer: id, endpoint: from }));
         }
         actions.extend(self.arrive(now, Some(id), from, packet.inner));
         actions

@@ -42,7 +42,7 @@ fn build(sim: &mut Sim) -> (Nodes, RealmId) {
         holding_time: secs(sim.pick(&[60, 120, longest])),
         idle_timeout: secs(sim.pick(&[10, 60])),
         rekey_interval: secs(sim.pick(&[10, 40, 14_400])),
-        ..Domain::default()
+        ..domain()
     };
     let home = sim.network.add_nat(INTERNET, Ipv4Addr::new(192, 0, 2, 1).into());
     sim.network.nat(home).symmetric = sim.chance(200);

@@ -24,9 +24,14 @@ pub(crate) fn fair() -> Weather {
     Weather::fair(ms(10))
 }
 
+/// What all nodes have in common: tunnels of the kind that this run is about.
+pub(crate) fn domain() -> Domain {
+    Domain { tunnels: vec![crate::KIND], ..Domain::default() }
+}
+
 /// A hub and as many spokes, all registered.
 pub(crate) fn settled(seed: u64, spokes: usize) -> (Sim, Nodes) {
-    settled_in(&Domain::default(), seed, fair(), spokes)
+    settled_in(&domain(), seed, fair(), spokes)
 }
 
 pub(crate) fn settled_in(

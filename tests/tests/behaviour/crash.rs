@@ -41,7 +41,7 @@ fn flowing(sim: &Sim, flows: [FlowId; 2], since: Duration) -> bool {
 fn a_killed_spoke_is_back_when_it_is_started_again() {
     for which in [0, 1] {
         for dead_for in [ms(100), secs(1), secs(20), secs(50), minutes(3)] {
-            let (mut sim, nodes, flows) = talking(&Domain::default());
+            let (mut sim, nodes, flows) = talking(&domain());
             let back_at = sim.elapsed() + dead_for;
             let spoke = nodes.spokes[which];
             let took = revive(&mut sim, spoke, dead_for, |sim| flowing(sim, flows, back_at));
@@ -66,7 +66,7 @@ fn a_killed_spoke_is_back_when_it_is_started_again() {
 #[test]
 fn a_killed_hub_is_back_and_direct_traffic_does_not_notice() {
     for dead_for in [ms(100), secs(1), secs(20), secs(50), minutes(3)] {
-        let (mut sim, nodes, flows) = talking(&Domain::default());
+        let (mut sim, nodes, flows) = talking(&domain());
         let hub = nodes.hub;
         let all = |sim: &Sim| sim.registrations(hub) == 6;
         let took = revive(&mut sim, hub, dead_for, all);
@@ -87,7 +87,7 @@ fn a_killed_hub_is_back_and_direct_traffic_does_not_notice() {
 /// RFC 2332 §5.2.0.1: what was learnt holds for its holding time, and no longer.
 #[test]
 fn direct_traffic_survives_the_hub_until_its_holding_time() {
-    let domain = Domain { holding_time: secs(120), ..Domain::default() };
+    let domain = Domain { holding_time: secs(120), ..domain() };
     let (mut sim, nodes, flows) = talking(&domain);
     sim.kill(nodes.hub);
     let killed = sim.elapsed();
@@ -119,7 +119,7 @@ fn direct_traffic_survives_the_hub_until_its_holding_time() {
 /// The spokes cannot reach each other any more, but the hub can reach both.
 #[test]
 fn traffic_returns_to_the_hub_when_the_link_between_two_spokes_breaks() {
-    let (mut sim, nodes, flows) = talking(&Domain::default());
+    let (mut sim, nodes, flows) = talking(&domain());
     let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
     sim.network.cut(a, b);
     let cut = sim.elapsed();
@@ -156,7 +156,7 @@ fn nobody_asks_again_and_again_for_a_spoke_that_is_dead() {
 #[test]
 fn the_time_of_day_jumps_and_nothing_happens() {
     for jump in [-12i64 * 3600, -60, 60, 3600, 100 * 86_400] {
-        let (mut sim, nodes, flows) = talking(&Domain::default());
+        let (mut sim, nodes, flows) = talking(&domain());
         let before: Vec<usize> = sim.nodes().map(|id| sim.notices(id).len()).collect();
         for node in [nodes.hub, nodes.spokes[0]] {
             let wall = SystemTime::UNIX_EPOCH + WALL;

@@ -1,5 +1,6 @@
 //! How whole nodes behave, in virtual time: real NHRP, IKEv2 and certificates over a modelled data
-//! plane and underlay (`overlay_tests::sim`).
+//! plane and underlay (`overlay_tests::sim`). With WireGuard here; `behaviour_esp.rs` runs the same
+//! with ESP.
 
 mod common;
 
@@ -14,3 +15,6 @@ mod registration;
 mod rekey;
 mod servers;
 mod shortcut;
+
+/// What the tunnels of this run are.
+const KIND: ike::TunnelKind = ike::TunnelKind::WireGuard;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use overlay_tests::sim::{Domain, INTERNET};
+use overlay_tests::sim::INTERNET;
 
 use crate::common::*;
 
@@ -35,7 +35,7 @@ fn a_spoke_gets_another_address_under_traffic() {
 fn a_quiet_spoke_gets_another_address_and_is_reached_there() {
     let (mut sim, nodes) = settled(1, 2);
     let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
-    sim.run_for(secs(30));
+    sim.run_for(secs(25));
     sim.move_node(b, Ipv4Addr::new(198, 51, 100, 7));
     sim.run_for(secs(1));
     pings(&mut sim, a, b, 200);
@@ -84,7 +84,7 @@ fn a_spoke_without_any_underlay_comes_back_with_another_address() {
 
 #[test]
 fn a_spoke_moves_behind_a_translator_and_out_again() {
-    let (mut sim, nodes) = settled_in(&Domain::default(), 1, fair(), 2);
+    let (mut sim, nodes) = settled_in(&domain(), 1, fair(), 2);
     let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
     let home = sim.network.add_nat(INTERNET, Ipv4Addr::new(192, 0, 2, 1).into());
     let flow = pings(&mut sim, a, b, 4500);

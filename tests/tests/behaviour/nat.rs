@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use overlay::Notice;
-use overlay_tests::sim::{Domain, INTERNET, NodeId, Nodes, RealmId, Sim};
+use overlay_tests::sim::{INTERNET, NodeId, Nodes, RealmId, Sim};
 
 use crate::common::*;
 
@@ -17,7 +17,7 @@ fn private(n: usize) -> Ipv4Addr {
 
 /// A hub on the Internet, and spokes behind these translators (`None` = on the Internet).
 fn behind(sim: &mut Sim, realms: &[Option<RealmId>]) -> Nodes {
-    let domain = Domain::default();
+    let domain = domain();
     let hub = sim.add(domain.node(0));
     let mut spokes = Vec::new();
     for (n, realm) in (1..).zip(realms) {

@@ -8,7 +8,7 @@ use crate::common::*;
 #[test]
 fn spokes_register_their_address_and_their_lan() {
     let mut sim = Sim::new(1, fair());
-    let nodes = Domain::default().build(&mut sim, 3);
+    let nodes = domain().build(&mut sim, 3);
     let took = registered(&mut sim, &nodes);
     sim.run_for(secs(1));
     println!("registered after {took:?}, {:.1} round trips", took.as_secs_f64() / 0.02);
@@ -25,7 +25,7 @@ fn spokes_register_their_address_and_their_lan() {
 fn registration_goes_through_a_bad_network() {
     for seed in 0..10 {
         let bad = Weather { jitter: ms(50), loss: 200, duplication: 100, ..fair() };
-        let (mut sim, nodes) = settled_in(&Domain::default(), seed, bad, 3);
+        let (mut sim, nodes) = settled_in(&domain(), seed, bad, 3);
         sim.run_for(minutes(30));
         assert_eq!(sim.registrations(nodes.hub), 6, "renewed all the time");
     }
@@ -45,7 +45,7 @@ fn nothing_changes_in_three_quiet_hours() {
 
 #[test]
 fn spokes_that_start_before_their_hub_register_when_it_comes() {
-    let domain = Domain::default();
+    let domain = domain();
     let mut sim = Sim::new(1, fair());
     let hub = sim.install(domain.node(0));
     let spokes: Vec<_> = (1..=3).map(|n| sim.add(domain.node(n))).collect();
@@ -76,7 +76,7 @@ fn a_clean_stop_is_known_at_once_by_the_hub_and_by_those_who_resolved_the_spoke(
 
 #[test]
 fn the_hub_forgets_a_dead_spoke_when_its_holding_time_is_over() {
-    let domain = Domain { holding_time: secs(60), ..Domain::default() };
+    let domain = Domain { holding_time: secs(60), ..domain() };
     let (mut sim, nodes) = settled_in(&domain, 1, fair(), 2);
     sim.run_for(secs(120));
     sim.kill(nodes.spokes[0]);

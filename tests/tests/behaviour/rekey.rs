@@ -9,7 +9,7 @@ use crate::common::*;
 #[test]
 fn rekeying_under_traffic_loses_nothing_and_stays_direct() {
     for (seed, delay) in [(1, 10), (2, 100)] {
-        let domain = Domain { rekey_interval: secs(5), ..Domain::default() };
+        let domain = Domain { rekey_interval: secs(5), ..domain() };
         let (mut sim, nodes) = settled_in(&domain, seed, Weather::fair(ms(delay)), 2);
         let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
         let flow = pings(&mut sim, a, b, 6000);

@@ -28,7 +28,7 @@ fn node(domain: &Domain, n: usize) -> Blueprint {
 }
 
 fn two_hubs() -> (Sim, [NodeId; 2], [NodeId; 3]) {
-    let domain = Domain::default();
+    let domain = domain();
     let mut sim = Sim::new(1, fair());
     let hubs = [0, SECOND].map(|n| sim.add(node(&domain, n)));
     let spokes = [2, 3, 4].map(|n| sim.add(node(&domain, n)));

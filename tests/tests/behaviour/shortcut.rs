@@ -27,7 +27,7 @@ fn two_hundred_pings_from_a_cold_start_lose_nothing_and_become_direct() {
 #[test]
 fn the_direct_path_is_there_within_six_round_trips() {
     for delay in [1, 5, 10, 50, 100, 300] {
-        let (mut sim, nodes) = settled_in(&Domain::default(), 1, Weather::fair(ms(delay)), 2);
+        let (mut sim, nodes) = settled_in(&domain(), 1, Weather::fair(ms(delay)), 2);
         let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
         sim.run_for(secs(5));
         let flow = sim.flow(a, hosts(a, b), ms(1), 5000);
@@ -60,7 +60,7 @@ fn one_side_sends_and_the_other_is_silent() {
 /// sender's own requests.
 #[test]
 fn a_direct_path_stays_though_only_one_side_uses_it() {
-    let domain = Domain { holding_time: secs(120), ..Domain::default() };
+    let domain = Domain { holding_time: secs(120), ..domain() };
     let (mut sim, nodes) = settled_in(&domain, 1, fair(), 2);
     let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
     let (source, destination) = hosts(a, b);
@@ -142,7 +142,7 @@ fn the_hub_talks_and_is_talked_to_without_any_shortcut() {
 
 #[test]
 fn an_idle_shortcut_is_gone_after_its_holding_time_and_its_session_after_that() {
-    let domain = Domain { holding_time: secs(60), ..Domain::default() };
+    let domain = Domain { holding_time: secs(60), ..domain() };
     let (mut sim, nodes) = settled_in(&domain, 1, fair(), 2);
     let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
     pings(&mut sim, a, b, 100);
@@ -169,7 +169,7 @@ fn an_idle_shortcut_is_gone_after_its_holding_time_and_its_session_after_that() 
 
 #[test]
 fn a_used_shortcut_is_renewed_without_a_packet_lost_or_a_detour() {
-    let domain = Domain { holding_time: secs(60), ..Domain::default() };
+    let domain = Domain { holding_time: secs(60), ..domain() };
     let (mut sim, nodes) = settled_in(&domain, 1, fair(), 2);
     let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
     sim.flow(a, hosts(a, b), ms(250), 4 * 600);

@@ -220,7 +220,8 @@ impl<'a> Ingress<'a> {
         if !room || !self.ike.take(from.ip(), self.now) {
             return Err(Reason::IkeRate);
         }
-        self.core.event(Event::Ike { from, datagram: message.to_vec() });
+        let port = self.core.config.port;
+        self.core.event(Event::Ike { port, from, datagram: message.to_vec() });
         Ok(())
     }
 

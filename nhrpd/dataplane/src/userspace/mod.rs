@@ -303,9 +303,10 @@ impl Userspace {
         self.core.control().device_mtu(&self.core.config)
     }
 
-    /// Sends an IKE message (the non-ESP marker is added here); not with `security: none`.
-    pub fn send_ike(&self, to: SocketAddr, datagram: &[u8]) {
-        if self.core.config.clear {
+    /// Sends an IKE message (the non-ESP marker is added here); not with `security: none`, and
+    /// from no other port than the one of this data plane.
+    pub fn send_ike(&self, port: u16, to: SocketAddr, datagram: &[u8]) {
+        if self.core.config.clear || port != self.core.config.port {
             return self.core.drops.count(Reason::SendFailed);
         }
         // RFC 3948 §2.2

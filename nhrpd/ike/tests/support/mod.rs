@@ -38,6 +38,8 @@ pub struct Node {
     pub up: BTreeMap<SaId, BTreeMap<TunnelId, TunnelKeys>>,
     /// Tunnels that may carry traffic, as the events told; WireGuard is not among them.
     pub confirmed: BTreeSet<TunnelId>,
+    /// The one that was confirmed last: what an overlay sends with.
+    pub newest: Option<TunnelId>,
     pub begun: Vec<SaId>,
     /// Own SPIs, and the pre-shared keys, that were ever in use.
     spis: BTreeMap<u64, SaId>,
@@ -92,6 +94,8 @@ pub struct Net {
     pub rng: ChaCha20Rng,
     in_flight: BTreeMap<(Instant, u64), Flight>,
     sent: u64,
+    /// Ports are those that the engines choose; otherwise each node has one.
+    pub ports: bool,
     /// Of 100 datagrams so many are lost, so many come twice.
     pub loss: u32,
     pub duplication: u32,
@@ -116,6 +120,7 @@ impl Net {
             rng: ChaCha20Rng::seed_from_u64(seed),
             in_flight: BTreeMap::new(),
             sent: 0,
+            ports: false,
             loss: 0,
             duplication: 0,
             delay: (ms(10), ms(10)),
@@ -178,6 +183,7 @@ impl Net {
             events: Vec::new(),
             up: BTreeMap::new(),
             confirmed: BTreeSet::new(),
+            newest: None,
             begun: Vec::new(),
             spis: BTreeMap::new(),
             keys: BTreeSet::new(),
@@ -216,6 +222,16 @@ impl Net {
         self.drain(index);
     }
 
+    /// Gives new keys to the newest CHILD_SA that is up.
+    pub fn rekey_child(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some(sa) = node.established().first().map(|sa| sa.id) else { return };
+        let Some(tunnel) = node.newest else { return };
+        node.engine.rekey_tunnel(self.now, sa, tunnel);
+        node.engine.handle_timeout(self.now, &mut node.rng);
+        self.drain(index);
+    }
+
     /// Gives new keys to the SA that is up.
     pub fn rekey(&mut self, index: usize) {
         let node = &mut self.nodes[index];
@@ -226,8 +242,14 @@ impl Net {
 
     /// Hands a datagram to a node at once.
     pub fn inject(&mut self, index: usize, from: SocketAddr, datagram: &[u8]) {
+        let port = self.nodes[index].config.port;
+        self.arrive(index, port, from, datagram);
+    }
+
+    fn arrive(&mut self, index: usize, port: u16, from: SocketAddr, datagram: &[u8]) {
         let node = &mut self.nodes[index];
-        node.engine.handle_datagram(self.now, from, datagram, &node.credentials, &mut node.rng);
+        let at = (port, from);
+        node.engine.handle_datagram(self.now, at, datagram, &node.credentials, &mut node.rng);
         self.drain(index);
     }
 
@@ -245,10 +267,13 @@ impl Net {
     pub fn drain(&mut self, index: usize) {
         while let Some(output) = self.nodes[index].engine.poll_output() {
             match output {
-                Output::Transmit { to, datagram } => {
+                Output::Transmit { port, to, datagram } => {
                     let node = &self.nodes[index];
                     let own_sa = datagram[19] & 0x08 != 0;
-                    let from = node.mapped.filter(|_| own_sa).unwrap_or(node.address);
+                    let mut from = node.mapped.filter(|_| own_sa).unwrap_or(node.address);
+                    if self.ports {
+                        from.set_port(port);
+                    }
                     let flight = Flight { from, to, datagram };
                     if let Some(record) = &mut self.record {
                         record.push(flight.clone());
@@ -291,13 +316,21 @@ impl Net {
             }
             Event::Confirmed { sa, tunnel } => {
                 assert!(node.up[sa].contains_key(tunnel), "confirmed what is not up");
+                node.newest = Some(*tunnel);
                 assert!(node.confirmed.insert(*tunnel), "confirmed twice");
             }
             Event::Unkeyed { sa, tunnel, .. } => {
                 let tunnels = node.up.get_mut(sa).expect("its SA is up");
                 assert!(tunnels.remove(tunnel).is_some(), "unkeyed what was not up");
             }
-            Event::Succeeded { sa, successor } => {
+            Event::Keyed { sa, tunnel, keys, .. } => {
+                let tunnels = node.up.get_mut(sa).expect("its SA is up");
+                assert!(tunnels.insert(*tunnel, keys.clone()).is_none(), "keyed twice");
+                for secret in secrets(keys) {
+                    assert!(node.keys.insert(secret), "a key of two tunnels");
+                }
+            }
+            Event::Succeeded { sa, successor, .. } => {
                 let tunnels = node.up.remove(sa).expect("succeeded what was not up");
                 assert!(node.up.insert(*successor, tunnels).is_none(), "established twice");
             }
@@ -305,7 +338,14 @@ impl Net {
                 assert!(node.up.remove(sa).is_some(), "closed what was not up");
                 assert!(!reason.starts_with("rekeyed") || !node.up.is_empty(), "break before make");
             }
-            Event::Failed { .. } | Event::Moved { .. } => {}
+            Event::Moved { sa, encapsulated, .. } => {
+                for keys in node.up.get_mut(sa).expect("it is up").values_mut() {
+                    if let TunnelKeys::Esp(esp) = keys {
+                        esp.encapsulated = *encapsulated;
+                    }
+                }
+            }
+            Event::Failed { .. } => {}
         }
         node.events.push(event);
     }
@@ -327,7 +367,8 @@ impl Net {
                     || n.aliases.contains(&flight.to)
             });
             if let Some(to) = to {
-                self.inject(to, flight.from, &flight.datagram);
+                let port = if self.ports { flight.to.port() } else { self.nodes[to].config.port };
+                self.arrive(to, port, flight.from, &flight.datagram);
             }
         }
         for index in 0..self.nodes.len() {
@@ -415,7 +456,7 @@ pub fn assert_keys(a: &TunnelKeys, b: &TunnelKeys) {
     match (a, b) {
         (TunnelKeys::WireGuard(a), TunnelKeys::WireGuard(b)) => assert_wireguard(a, b),
         (TunnelKeys::Esp(a), TunnelKeys::Esp(b)) => {
-            assert_eq!((a.cipher, a.esn), (b.cipher, b.esn));
+            assert_eq!((a.cipher, a.esn, a.encapsulated), (b.cipher, b.esn, b.encapsulated));
             assert_eq!((&a.inbound, &a.outbound), (&b.outbound, &b.inbound));
             assert_ne!(a.inbound.encryption, a.outbound.encryption);
             let lens = (a.inbound.encryption.len(), a.inbound.integrity.len());
