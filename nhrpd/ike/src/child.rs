@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use crate::ChildInfo;
 use crate::crypto::algorithm::Prf;
 use crate::crypto::group::Group;
-use crate::ChildInfo;
 use crate::crypto::keys::Secret;
 use crate::sa::{Sa, State};
 use crate::wire::{PROTOCOL_ESP, Proposal, TrafficSelector, Transform, TransformKind};

@@ -271,7 +271,12 @@ impl Engine {
         } else {
             (header.initiator_spi, header.responder_spi)
         };
-        let id = *self.by_spi.get(&own).ok_or(DropReason::UnknownSpi)?;
+        let Some(&id) = self.by_spi.get(&own) else {
+            if !header.response && header.exchange == Exchange::INFORMATIONAL {
+                self.event(Event::Unknown { from });
+            }
+            return Err(DropReason::UnknownSpi);
+        };
         let mut sa = self.take(id).ok_or(DropReason::UnknownSpi)?;
         let result = if sa.initiator == header.from_initiator {
             Err(DropReason::UnknownSpi)

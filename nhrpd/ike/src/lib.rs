@@ -301,6 +301,12 @@ pub enum Event {
         /// The peer's chain, DER, leaf first: time to judge it again.
         certificates: Vec<Vec<u8>>,
     },
+    /// Somebody speaks on an SA that is not known here. Where that is a peer, it does not know that
+    /// we restarted; but anybody can say so, and nothing is answered (RFC 7296 §2.21.4).
+    Unknown {
+        /// Sender, not authenticated.
+        from: SocketAddr,
+    },
     /// The peer proved that it is now reached elsewhere (RFC 4555 UPDATE_SA_ADDRESSES).
     Moved {
         /// The SA.

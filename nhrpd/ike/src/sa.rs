@@ -20,9 +20,7 @@ use crate::nat::{KEEPALIVE, Nat};
 use crate::private::Lineage;
 use crate::rekey::{OwnRekey, Successor};
 use crate::tunnel::{Offered, TunnelKind};
-use crate::wire::{
-    self, Delete, Exchange, Header, Notify, NotifyType, PROTOCOL_ESP, Payload,
-};
+use crate::wire::{self, Delete, Exchange, Header, Notify, NotifyType, PROTOCOL_ESP, Payload};
 use crate::{Identity, SaId, private};
 
 /// Times a request is sent before its SA is given up: at 0, 0.5, 1.5, 3.5, 7.5 and 11.5 s, and

@@ -149,16 +149,19 @@ impl Overlay {
 /// A small allowance per second.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    pub left: u32,
-    pub since: Instant,
+    per_second: u32,
+    left: u32,
+    since: Instant,
 }
 
 impl Budget {
-    pub(crate) const PER_SECOND: u32 = 10;
+    pub(crate) fn new(now: Instant, per_second: u32) -> Self {
+        Self { per_second, left: per_second, since: now }
+    }
 
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         if now.duration_since(self.since) >= Duration::from_secs(1) {
-            *self = Self { left: Self::PER_SECOND, since: now };
+            *self = Self::new(now, self.per_second);
         }
         let granted = self.left > 0;
         self.left = self.left.saturating_sub(1);

@@ -98,6 +98,7 @@ pub struct Overlay {
     direct: BTreeMap<IpNet, SocketAddr>,
     dirty: bool,
     unknown_budget: Budget,
+    adopted_budget: Budget,
     renewal: Renewal,
     stopped: bool,
     started: Instant,
@@ -113,6 +114,11 @@ struct Lingering {
 
 /// How long it may: more than a packet stays on the way, and its answer's switch to the successor.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Key exchanges with strangers who seem to have known us.
+const UNKNOWN_PER_SECOND: u32 = 10;
+/// Key exchanges with those whose paths a former run left: the data plane vouches for them.
+const ADOPTED_PER_SECOND: u32 = 100;
 
 impl Overlay {
     /// A fresh overlay. `credentials` may be absent only with [`Security::None`].
@@ -143,7 +149,8 @@ impl Overlay {
             desired: Desired::default(),
             direct: BTreeMap::new(),
             dirty: true,
-            unknown_budget: Budget { left: Budget::PER_SECOND, since: now.instant },
+            unknown_budget: Budget::new(now.instant, UNKNOWN_PER_SECOND),
+            adopted_budget: Budget::new(now.instant, ADOPTED_PER_SECOND),
             renewal: Renewal::default(),
             stopped: false,
             started: now.instant,
@@ -197,13 +204,7 @@ impl Overlay {
             Event::Down { peer } => {
                 self.remove_session(now, peer, "no answer to WireGuard handshakes", rng);
             }
-            Event::Unknown { from } => {
-                let nbma = self.sessions.nbma(from);
-                if self.sessions.at(nbma).next().is_none() && self.unknown_budget.take(now.instant)
-                {
-                    self.connect(now, nbma, rng);
-                }
-            }
+            Event::Unknown { from } => self.meet(now, from, rng),
             Event::Expiring { peer } => {
                 if let Some(session) = self.sessions.get(peer)
                     && let Some((sa, tunnel)) = session.sa.zip(session.tunnel)
@@ -212,7 +213,11 @@ impl Overlay {
                 }
             }
             Event::Adopted { endpoint } => {
-                self.connect(now, self.sessions.nbma(endpoint), rng);
+                let nbma = self.sessions.nbma(endpoint);
+                if self.sessions.at(nbma).next().is_none() && self.adopted_budget.take(now.instant)
+                {
+                    self.connect(now, nbma, rng);
+                }
             }
             Event::WrongKey { from, key } => {
                 let key = key.map_or("without a key".to_owned(), |key| format!("with key {key}"));
@@ -332,6 +337,7 @@ impl Overlay {
         self.config.nhrp.nbma = nbma;
         // The peers learn the new address first, so that they know the sender of what follows.
         self.ike.update_addresses(now.instant, nbma, rng);
+        self.pump(now, rng);
         self.nhrp.set_nbma(now.instant, nbma);
         self.pump(now, rng);
     }
@@ -461,6 +467,15 @@ impl Overlay {
         forwarding::impersonates(&self.servers, nbma, authorization)
     }
 
+    /// Somebody uses keys that are not known here: perhaps a peer that does not know that we
+    /// restarted. It learns so by a key exchange.
+    fn meet(&mut self, now: Now, from: SocketAddr, rng: &mut dyn CryptoRng) {
+        let nbma = self.sessions.nbma(from);
+        if self.sessions.at(nbma).next().is_none() && self.unknown_budget.take(now.instant) {
+            self.connect(now, nbma, rng);
+        }
+    }
+
     fn ike_event(&mut self, now: Now, event: ike::Event, rng: &mut dyn CryptoRng) {
         match event {
             ike::Event::Established {
@@ -536,6 +551,7 @@ impl Overlay {
                     self.keys_gone(now.instant, id, &reason);
                 }
             }
+            ike::Event::Unknown { from } => self.meet(now, from, rng),
             ike::Event::Moved { sa, remote, encapsulated } => {
                 for id in self.sessions.by_sa(sa) {
                     if let Some(Transport::Esp(esp)) = self.transports.get_mut(&id) {

@@ -35,7 +35,7 @@ fn a_spoke_gets_another_address_under_traffic() {
 fn a_quiet_spoke_gets_another_address_and_is_reached_there() {
     let (mut sim, nodes) = settled(1, 2);
     let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
-    sim.run_for(secs(25));
+    sim.run_for(secs(30));
     sim.move_node(b, Ipv4Addr::new(198, 51, 100, 7));
     sim.run_for(secs(1));
     pings(&mut sim, a, b, 200);

@@ -345,7 +345,7 @@ impl Net {
                     }
                 }
             }
-            Event::Failed { .. } => {}
+            Event::Failed { .. } | Event::Unknown { .. } => {}
         }
         node.events.push(event);
     }
