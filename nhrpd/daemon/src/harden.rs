@@ -56,8 +56,12 @@ pub(crate) fn give_up(config: &Config, path: &Path, socket: &Path) {
 fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
     let kept = CapsHashSet::from(KEPT);
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        let allowed: CapsHashSet = caps::read(None, set)?.intersection(&kept).copied().collect();
-        caps::set(None, set, &allowed)?;
+        let had = caps::read(None, set)?;
+        let allowed: CapsHashSet = had.intersection(&kept).copied().collect();
+        // Under systemd nothing is left to give up, and its filter does not let us ask.
+        if allowed != had {
+            caps::set(None, set, &allowed)?;
+        }
     }
     Ok(())
 }
