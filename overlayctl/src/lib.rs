@@ -1,12 +1,14 @@
 //! `overlayctl`: what a running `nhrpd` knows, a small CA, and the way over from other DMVPNs.
 
 mod doctor;
+mod graph;
 mod host;
 mod import;
 mod monitor;
 mod pki;
 mod show;
 mod text;
+mod top;
 mod watch;
 
 use std::fmt::Write as _;
@@ -54,6 +56,21 @@ enum Command {
     ///
     /// Exit status 0: no finding; 1: findings. Works with and without a running nhrpd.
     Doctor(doctor::Doctor),
+    /// Peers, their paths and rates, live on the whole screen.
+    ///
+    /// Keys: q quits, s sorts by the next column, r the other way round, arrows and page keys
+    /// select a peer, whose details stand below.
+    Top {
+        /// Seconds between two looks.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+        interval: u64,
+    },
+    /// The network as this node sees it, as a picture or for one.
+    Graph {
+        /// What to write.
+        #[arg(long, value_enum, default_value_t = graph::Format::Svg)]
+        format: graph::Format,
+    },
     /// Forget something that was learnt. For root and the owner of the socket.
     #[command(subcommand)]
     Clear(Clear),
@@ -174,6 +191,11 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Show { watch: None, what } => show(socket, json, &what)?,
         Command::Trace { address } => trace(socket, json, address)?,
+        Command::Top { interval } => return top::run(socket, interval).map(|()| code),
+        Command::Graph { format } => {
+            let dmvpn = Client::connect(socket)?.dmvpn()?;
+            render(json, &dmvpn, |dmvpn| graph::draw(dmvpn, format))?
+        }
         Command::Doctor(arguments) => {
             let report = doctor::examine(&arguments, socket);
             code = ExitCode::from(u8::from(report.findings > 0));
@@ -295,6 +317,8 @@ mod tests {
             "trace 192.168.2.10",
             "show dmvpn --watch",
             "show nhrp shortcuts --watch 5 --json",
+            "top --interval 2",
+            "graph --format mermaid",
             "doctor --config hub.yaml --json",
             "import ios hub.cfg",
             "import frr - --output nhrpd.yaml",

@@ -1,6 +1,8 @@
 //! `overlayctl pki`: a small CA in a folder, and a look at certificates. Needs no daemon.
 
+mod bundle;
 mod describe;
+mod remote;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,9 @@ use crate::text::{self, Column};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// That long before its end, a certificate is to be renewed.
+const SOON: Duration = Duration::from_secs(30 * 86_400);
+
 /// A certificate is valid from this long ago: a node's clock may lag behind the CA's.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 
@@ -37,6 +42,15 @@ pub(crate) enum PkiCommand {
     Init(Init),
     /// Make a key and a certificate for a node: issued/NAME.crt and issued/NAME.key.
     Issue(Issue),
+    /// Renew a node's certificate for the key that it has: issued/NAME.crt.
+    Renew(remote::Renew),
+    /// Make a key and a request for a certificate (PKCS#10): NAME.key and NAME.csr. Needs no CA.
+    #[command(name = "request")]
+    AskFor(remote::AskFor),
+    /// Make a certificate from a request: issued/NAME.crt. What it may claim, you say here.
+    Sign(remote::Sign),
+    /// Put all that a branch needs into one file: key, certificates and nhrpd.yaml.
+    Bundle(bundle::Bundle),
     /// Show the certificates in a file; without one, the CA and what it has issued.
     Show(Show),
     /// Revoke certificates and write crl.pem; without a name, only write it anew.
@@ -169,6 +183,18 @@ fn execute(command: PkiCommand, json: bool, now: UnixTime) -> anyhow::Result<Str
     match command {
         PkiCommand::Init(arguments) => render(json, &init(&arguments, now)?, Made::text),
         PkiCommand::Issue(arguments) => render(json, &issue(&arguments, now)?, Made::text),
+        PkiCommand::Renew(arguments) => {
+            render(json, &remote::renew(&arguments, now)?, remote::Signed::text)
+        }
+        PkiCommand::AskFor(arguments) => {
+            render(json, &remote::ask_for(&arguments)?, remote::Asked::text)
+        }
+        PkiCommand::Sign(arguments) => {
+            render(json, &remote::sign(&arguments, now)?, remote::Signed::text)
+        }
+        PkiCommand::Bundle(arguments) => {
+            render(json, &bundle::bundle(&arguments, now)?, bundle::Bundled::text)
+        }
         PkiCommand::Show(Show { file: Some(file), .. }) => {
             let certificates = describe::file(&file, now)?;
             render(json, &Shown { certificates }, |shown| {
@@ -307,12 +333,15 @@ struct Issued {
     not_after: String,
     /// `valid`, `expired` or `revoked`.
     state: &'static str,
+    /// Less than 30 days are left, and no newer one of this node is valid for longer.
+    renew: bool,
 }
 
 impl Issued {
     fn new(entry: Entry, now: UnixTime) -> Self {
         Self {
             state: entry.state(now),
+            renew: false,
             name: entry.name,
             serial: entry.serial,
             addresses: entry.addresses,
@@ -346,6 +375,10 @@ impl Overview {
         if count > 0 {
             text += &text::table(&columns, rows.collect(), text::terminal_width());
         }
+        for issued in self.issued.iter().filter(|issued| issued.renew) {
+            let (name, end) = (&issued.name, &issued.not_after);
+            let _ = writeln!(text, " {name} ends at {end}: overlayctl pki renew {name}");
+        }
         text
     }
 }
@@ -353,7 +386,16 @@ impl Overview {
 fn overview(folder: &Folder, now: UnixTime) -> anyhow::Result<Overview> {
     let store = Store::open(&folder.dir)?;
     let certificate = store.certificate()?;
-    let issued = store.index()?.certificates.into_iter().map(|entry| Issued::new(entry, now));
+    let index = store.index()?;
+    let soon = later(now, SOON).as_secs();
+    let lasts = |name: &str| {
+        let mut others = index.certificates.iter().filter(|entry| entry.name == name);
+        others.any(|entry| entry.state(now) == "valid" && entry.not_after >= soon)
+    };
+    let issued = index.certificates.iter().map(|entry| Issued {
+        renew: entry.state(now) == "valid" && !lasts(&entry.name),
+        ..Issued::new(entry.clone(), now)
+    });
     Ok(Overview { ca: Description::new(&certificate, now), issued: issued.collect() })
 }
 

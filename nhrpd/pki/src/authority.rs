@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::address_blocks::{self, AddressBlocks, MAX_PREFIXES};
 use crate::extended_key_usage::arcs;
+use crate::request::PublicKey;
 use crate::{Certificate, Credential, ExtendedKeyUsage, KeyType, KeyUsage, LoadError, PrivateKey};
 
 /// From when to when, both seconds included.
@@ -109,6 +110,15 @@ pub enum Error {
     /// A subject without a name.
     #[error("the common name is empty")]
     EmptyName,
+    /// A file without a request.
+    #[error("there is no PEM block CERTIFICATE REQUEST")]
+    NoRequest,
+    /// A request that is malformed or not signed by its own key.
+    #[error("the request is no good: {0}")]
+    Request(String),
+    /// A key that IKE has no signature for, or that is too short.
+    #[error("the key is none of P-256, P-384, Ed25519 and RSA from 2048 bits")]
+    KeyKind,
     /// A DNS name with characters outside of ASCII.
     #[error("\"{0}\" is no DNS name")]
     Dns(String),
@@ -198,6 +208,18 @@ impl Authority {
         key_type: KeyType,
         serial: Serial,
     ) -> Result<Issued, Error> {
+        let key = generate_key(key_type)?;
+        let certificate = self.certify(request, &PublicKey::from(&key), serial)?;
+        Ok(Issued { certificate, key })
+    }
+
+    /// A certificate as asked for, for a key of which only the public half is here.
+    pub fn certify(
+        &self,
+        request: &Request,
+        key: &PublicKey,
+        serial: Serial,
+    ) -> Result<CertificateDer<'static>, Error> {
         let mut params = params(&request.common_name, request.validity, serial)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
@@ -214,17 +236,16 @@ impl Authority {
         if !request.prefixes.is_empty() {
             params.custom_extensions.push(address_blocks_extension(&request.prefixes)?);
         }
-        let key = generate_key(key_type)?;
         let signing = key_pair(self.key())?;
         let issuer = Issuer::from_ca_cert_der(self.certificate_der(), &*signing)?;
-        let certificate = CertificateDer::from(params.signed_by(&*key_pair(&key)?, &issuer)?);
+        let certificate = CertificateDer::from(params.signed_by(key, &issuer)?);
         let written = Certificate::parse(&certificate)
             .map_err(|error| LoadError::Certificate { position: 1, reason: error.0 })?;
         let own = self.certificate();
         if written.issuer_der != own.identity.subject_der {
             return Err(Error::Name(own.identity.subject.clone()));
         }
-        Ok(Issued { certificate, key })
+        Ok(certificate)
     }
 
     /// A revocation list. `number` must grow from list to list (RFC 5280 §5.2.3).
@@ -277,7 +298,7 @@ pub fn generate_key(key_type: KeyType) -> Result<PrivateKey, Error> {
     Ok(PrivateKey::from_pkcs8(pair.serialize_der().into())?)
 }
 
-fn key_pair(key: &PrivateKey) -> Result<Zeroizing<KeyPair>, rcgen::Error> {
+pub(crate) fn key_pair(key: &PrivateKey) -> Result<Zeroizing<KeyPair>, rcgen::Error> {
     KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.pkcs8().as_slice())).map(Zeroizing::new)
 }
 

@@ -13,6 +13,7 @@ mod key_usage;
 mod load;
 mod name;
 mod refusal;
+mod request;
 mod verifier;
 
 use std::fmt::Write as _;
@@ -25,6 +26,7 @@ pub use key_usage::{KeyUsage, KeyUsageError, KeyUsageMask, KeyUsagePolicy};
 pub use load::{Credential, KeyType, LoadError, PrivateKey, certificates, revocation_lists};
 pub use name::distinguished_name;
 pub use refusal::Refusal;
+pub use request::{PublicKey, SigningRequest, signing_request};
 pub use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 pub use verifier::{Policy, RevocationList, Verifier};
 

@@ -220,6 +220,10 @@ impl PrivateKey {
         Zeroizing::new(crate::pem("PRIVATE KEY", &self.pkcs8))
     }
 
+    pub(crate) fn public(&self) -> &[u8] {
+        &self.public
+    }
+
     /// Its kind.
     pub fn kind(&self) -> KeyType {
         self.kind

@@ -41,15 +41,15 @@ pub(super) fn check(config: &Config) -> Vec<Check> {
             let end = certificate.not_after.as_secs();
             let subject = &certificate.identity;
             let text = format!("{what} of {subject} ends at {}", pki::utc(certificate.not_after));
-            if end < now {
-                // Told as a doubt above.
+            // Its end is told as a doubt above.
+            if end < now || (what == "certificate" && end - now < SOON) {
                 continue;
             }
             checks.push(match end - now < SOON {
                 true => Check::finding(
                     "expiry",
                     format!("{text}, in {} days", (end - now) / DAY),
-                    "overlayctl pki renew NAME on the CA's machine, then carry the new files here",
+                    "make a new CA (overlayctl pki init --name), trust both for a while, issue anew",
                 ),
                 false => Check::ok("expiry", text),
             });

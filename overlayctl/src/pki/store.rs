@@ -67,6 +67,10 @@ impl Index {
         })
     }
 
+    pub(super) fn is_revoked(&self, serial: &str) -> bool {
+        self.certificates.iter().any(|entry| entry.serial == serial && entry.revoked.is_some())
+    }
+
     pub(super) fn revoked(&self) -> Vec<Revoked> {
         let revoked = |entry: &Entry| {
             let at = UnixTime::since_unix_epoch(Duration::from_secs(entry.revoked?));
@@ -181,6 +185,11 @@ pub(super) fn write_private(
     overwrite: Overwrite,
 ) -> anyhow::Result<()> {
     write(file, key.to_pem().as_bytes(), 0o600, overwrite)
+}
+
+/// The same for what holds a key.
+pub(super) fn write_secret(file: &Path, octets: &[u8], overwrite: Overwrite) -> anyhow::Result<()> {
+    write(file, octets, 0o600, overwrite)
 }
 
 pub(super) fn write_public(file: &Path, text: &str, overwrite: Overwrite) -> anyhow::Result<()> {

@@ -375,3 +375,91 @@ fn a_link_in_the_place_of_a_key_is_not_followed() {
     assert!(!Path::new(&elsewhere).exists());
     assert_eq!(ca.mode("issued/hub1.key"), 0o600);
 }
+
+#[test]
+fn renewal_keeps_key_and_claims() {
+    let ca = Ca::new();
+    ca.good(HUB);
+    let (key, before) = (ca.read("issued/hub1.key"), ca.verify("hub1").unwrap());
+    let soon = NOW + 800 * DAY;
+    let due = ca.at("show", false, soon).unwrap();
+    assert!(due.contains("hub1 ends at") && due.contains("pki renew hub1"), "{due}");
+    assert!(!ca.good("show").contains("pki renew"));
+    ca.at("renew hub1", false, soon).unwrap();
+    assert_eq!(ca.read("issued/hub1.key"), key);
+    let chain = pki::certificates(&ca.read("issued/hub1.crt")).unwrap();
+    let after = Certificate::parse(&chain[0]).unwrap();
+    assert_eq!(after.allowed, before.allowed);
+    assert_eq!((&after.identity, after.key_usage), (&before.identity, before.key_usage));
+    assert_eq!(after.not_after.as_secs(), soon + 825 * DAY);
+    assert_ne!(after.serial, before.serial);
+    assert!(Credential::from_pem(&ca.read("issued/hub1.crt"), &key).is_ok());
+    assert!(!ca.at("show", false, soon).unwrap().contains("pki renew"));
+    ca.good("revoke hub1");
+    assert!(ca.bad("renew hub1").contains("is revoked"));
+}
+
+#[test]
+fn a_key_that_never_leaves_its_node_gets_a_certificate() {
+    let ca = Ca::new();
+    let here = ca.0.path().join("branch");
+    let out = here.to_str().unwrap();
+    for kind in ["p256", "p384", "ed25519", "rsa"] {
+        let name = format!("branch-{kind}");
+        // It needs no CA, so it takes no folder of one.
+        let words = ["pki", "request", &name, "--out", out, "--key-type", kind];
+        let Line { command } = Line::try_parse_from(words).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
+        execute(command, false, now).unwrap();
+        let mode =
+            std::fs::metadata(here.join(format!("{name}.key"))).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let last = kind.len();
+        ca.good(&format!(
+            "sign {out}/{name}.csr --address 172.16.0.{last} --prefix 10.{last}.0.0/16 --force"
+        ));
+        let certificate = ca.read(&format!("issued/{name}.crt"));
+        let own = Credential::from_pem(
+            &certificate,
+            &std::fs::read(here.join(format!("{name}.key"))).unwrap(),
+        );
+        let own = own.unwrap();
+        assert_eq!(own.certificate().identity.subject, format!("CN={name}"));
+        assert!(own.certificate().allows(&format!("10.{last}.0.0/16").parse().unwrap()));
+    }
+    // One that another key has signed is nobody's.
+    let forged = here.join("forged.csr");
+    let mut pem = std::fs::read_to_string(here.join("branch-p256.csr")).unwrap();
+    let letter = |at: &usize| pem.as_bytes()[*at].is_ascii_alphanumeric();
+    let at = (pem.len() - 80..pem.len()).find(letter).unwrap();
+    let other = if pem.as_bytes()[at] == b'A' { "B" } else { "A" };
+    pem.replace_range(at..=at, other);
+    std::fs::write(&forged, pem).unwrap();
+    assert!(ca.bad(&format!("sign {out}/forged.csr --name x")).contains("the request is no good"));
+    assert!(ca.bad("sign /dev/null --name x").contains("no PEM block CERTIFICATE REQUEST"));
+}
+
+#[test]
+fn a_bundle_is_all_that_a_branch_needs() {
+    let ca = Ca::new();
+    ca.good("issue branch7 --address 172.16.0.7 --prefix 192.168.7.0/24");
+    let file = ca.0.path().join("branch7.tar");
+    let line = format!(
+        "bundle branch7 --nhs 172.16.0.1=hub.example.net --route 192.168.0.0/16 --key 42 --out {}",
+        file.display()
+    );
+    ca.good(&line);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let folder = tempfile::tempdir().unwrap();
+    let mut archive = tar::Archive::new(std::fs::File::open(&file).unwrap());
+    archive.set_preserve_permissions(true);
+    archive.unpack(folder.path()).unwrap();
+    let config = nhrpd::config::load(&folder.path().join("nhrpd.yaml")).unwrap();
+    assert_eq!(config.tunnel.address, "172.16.0.7/24".parse().unwrap());
+    assert_eq!((config.tunnel.key, config.nhs.len(), config.routes.len()), (Some(42), 1, 1));
+    // Keys open to others, or certificates that do not fit, would be errors here.
+    assert!(nhrpd::doubts(&config).is_ok());
+    assert!(ca.bad(&line).contains("is there already"));
+    ca.good("issue nobody");
+    assert!(ca.bad("bundle nobody --out /nowhere").contains("has no tunnel address"));
+}
