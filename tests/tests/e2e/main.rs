@@ -17,3 +17,4 @@ mod operations;
 mod refusals;
 mod reload;
 mod restarts;
+mod seed;
