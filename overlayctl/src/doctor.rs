@@ -79,9 +79,10 @@ impl Check {
 
 /// Looks at everything.
 pub(crate) fn examine(arguments: &Doctor, socket: &Path) -> Report {
-    let mut checks = Vec::new();
-    let told = daemon::ask(Client::connect(socket), &mut checks);
-    checks.extend(machine::abilities());
+    // What the daemon complains of is told last: the cause, where it is found here, stands before.
+    let mut complaints = Vec::new();
+    let told = daemon::ask(Client::connect(socket), &mut complaints);
+    let mut checks = machine::abilities();
     match config::load(&arguments.config) {
         Ok(config) => {
             let file = arguments.config.display();
@@ -93,6 +94,7 @@ pub(crate) fn examine(arguments: &Doctor, socket: &Path) -> Report {
             checks.push(Check::finding("configuration", format!("{error:#}"), mend));
         }
     }
+    checks.extend(complaints);
     checks.sort_by_key(|check| check.state);
     let findings = checks.iter().filter(|check| check.state == State::Finding).count();
     Report { findings, checks }

@@ -130,7 +130,7 @@ fn udp_that_is_blocked_on_the_way_or_by_this_machine() {
         first_lines(&scene, spoke, "trace 172.16.0.1", 1, words);
         let words =
             "UDP 4500 is blocked on the way to 198.18.0.10 (198.18.0.10), which answers to ping";
-        first_lines(&scene, spoke, "doctor", 6, words);
+        first_lines(&scene, spoke, "doctor", 4, words);
     }
     let words = "nftables chain `inet filter input` drops all by default and accepts no UDP 4500";
     let page = first_lines(&scene, "spoke-b", "doctor", 4, words);
