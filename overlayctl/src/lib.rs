@@ -107,6 +107,9 @@ enum Show {
     /// IKEv2.
     #[command(subcommand)]
     Ike(Ike),
+    /// ESP.
+    #[command(subcommand)]
+    Ipsec(Ipsec),
     /// Who gets copies of multicast packets.
     Multicast,
 }
@@ -137,6 +140,16 @@ enum Tunnel {
 #[derive(Debug, Subcommand)]
 enum Ike {
     /// Security associations.
+    Sa {
+        /// Remaining lifetimes, address translation and counters too.
+        #[arg(value_enum)]
+        detail: Option<Detail>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Ipsec {
+    /// Security associations, each pair with its traffic.
     Sa,
 }
 
@@ -230,7 +243,10 @@ fn show(socket: &Path, json: bool, what: &Show) -> anyhow::Result<String> {
         Show::Tunnel(Tunnel::Endpoints) => {
             render(json, &nhrpd.tunnel_endpoints()?, |endpoints| show::endpoints(endpoints, width))
         }
-        Show::Ike(Ike::Sa) => render(json, &nhrpd.ike_sa()?, show::ike_sa),
+        Show::Ike(Ike::Sa { detail }) => {
+            render(json, &nhrpd.ike_sa()?, |sas| show::ike_sa(sas, detail.is_some()))
+        }
+        Show::Ipsec(Ipsec::Sa) => render(json, &nhrpd.ike_sa()?, show::ipsec_sa),
         Show::Multicast => {
             render(json, &nhrpd.multicast()?, |multicast| show::multicast(multicast, width))
         }
@@ -308,6 +324,8 @@ mod tests {
             "show nhrp traffic",
             "show tunnel endpoints",
             "show ike sa",
+            "show ike sa detail",
+            "show ipsec sa",
             "show multicast",
             "monitor --json",
             "reload",

@@ -10,5 +10,5 @@ mod trace;
 
 pub(crate) use dmvpn::dmvpn;
 pub(crate) use nhrp::{cache, nhs, shortcuts, traffic};
-pub(crate) use paths::{endpoints, ike_sa, multicast};
+pub(crate) use paths::{endpoints, ike_sa, ipsec_sa, multicast};
 pub(crate) use trace::{Traced, trace};

@@ -451,6 +451,41 @@ pub struct IkeSa {
     pub identity: Option<String>,
     /// Algorithms, as `aes256gcm16-sha256-x25519`.
     pub suite: Option<String>,
+    /// Until this side makes new keys; `null` before it is established.
+    pub rekey_seconds: Option<u64>,
+    /// Address translation was found in front of this node.
+    pub nat_local: bool,
+    /// Address translation was found in front of the peer.
+    pub nat_remote: bool,
+    /// Requests sent, each counted once.
+    pub requests_sent: u64,
+    /// Requests sent again.
+    pub retransmissions: u64,
+    /// Requests of the peer that were answered, each counted once.
+    pub requests_received: u64,
+    /// Its pairs of ESP SAs, oldest first; none with WireGuard.
+    pub ipsec: Vec<IpsecSa>,
+}
+
+/// A pair of ESP SAs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpsecSa {
+    /// SPI of what the peer sends, 8 hexadecimal digits.
+    pub inbound_spi: String,
+    /// SPI of what this node sends, 8 hexadecimal digits.
+    pub outbound_spi: String,
+    /// Cipher, as `aes256gcm16`.
+    pub cipher: String,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// Key exchange of its own (perfect forward secrecy); `null`: keys from those of the IKE SA.
+    pub pfs: Option<String>,
+    /// Age.
+    pub age_seconds: u64,
+    /// Until this side makes new keys; `null` where there are some already.
+    pub rekey_seconds: Option<u64>,
+    /// Its traffic; `null` once a successor carries it.
+    pub counters: Option<Counters>,
 }
 
 /// How far an IKE SA is.

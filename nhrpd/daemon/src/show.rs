@@ -8,9 +8,9 @@ use std::time::Instant;
 use control::{
     Attribute, Cache, CacheEntry, Cleared, Counter, Counters, Dataplane, Dmvpn, Endpoint,
     Endpoints, EntryFlag, EntryKind, Handler, IkeSa, IkeSas, IkeState, Interface, InterfaceTraffic,
-    Multicast, MulticastMember, NextHopServers, Nhs, NhsState, Path, Peer, PeerState, Refusal,
-    Reloaded, Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Trace, Traffic,
-    Transport,
+    IpsecSa, Multicast, MulticastMember, NextHopServers, Nhs, NhsState, Path, Peer, PeerState,
+    Refusal, Reloaded, Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Trace,
+    Traffic, Transport,
 };
 use ike::{SaId, TunnelKind};
 use ipnet::IpNet;
@@ -461,14 +461,13 @@ impl<'a> View<'a> {
         let proven: BTreeMap<SaId, &SessionReport> =
             self.sessions.values().filter_map(|session| Some((session.sa?, session))).collect();
         let local = self.shell.overlay.nbma();
-        let port = self.config().underlay.port;
         self.shell
             .overlay
             .ike()
             .sas()
             .map(|sa| {
                 let shown = IkeSa {
-                    local: local.map(|address| SocketAddr::new(address, port)),
+                    local: local.map(|address| SocketAddr::new(address, sa.port)),
                     remote: sa.remote,
                     state: match sa.state {
                         ike::SaState::Established => IkeState::Established,
@@ -480,10 +479,32 @@ impl<'a> View<'a> {
                     age_seconds: self.seconds(sa.begun),
                     identity: proven.get(&sa.id).and_then(|session| session.identity.clone()),
                     suite: sa.suite,
+                    rekey_seconds: sa.rekey_at.map(|at| self.remaining(at)),
+                    nat_local: sa.nat.local,
+                    nat_remote: sa.nat.remote,
+                    requests_sent: sa.counters.requests_sent,
+                    retransmissions: sa.counters.retransmissions,
+                    requests_received: sa.counters.requests_received,
+                    ipsec: sa.children.iter().map(|child| self.ipsec_sa(sa.id, child)).collect(),
                 };
                 (sa.id, shown)
             })
             .collect()
+    }
+
+    fn ipsec_sa(&self, sa: SaId, child: &ike::ChildInfo) -> IpsecSa {
+        let mut sessions = self.sessions.values();
+        let carrier = sessions.find(|s| (s.sa, s.tunnel) == (Some(sa), Some(child.tunnel)));
+        IpsecSa {
+            inbound_spi: format!("{:08x}", child.inbound),
+            outbound_spi: format!("{:08x}", child.outbound),
+            cipher: child.cipher.to_string(),
+            esn: child.esn,
+            pfs: child.group.map(str::to_owned),
+            age_seconds: self.seconds(child.since),
+            rekey_seconds: child.rekey_at.map(|at| self.remaining(at)),
+            counters: carrier.map(|session| self.counters(session.peer)),
+        }
     }
 
     fn multicast(&self) -> Vec<MulticastMember> {

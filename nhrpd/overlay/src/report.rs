@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use ike::{SaId, TunnelKind};
+use ike::{SaId, TunnelId, TunnelKind};
 use nhrp::engine::{Binding, Nbma};
 
 use crate::desired::{Desired, PeerId, Transport};
@@ -19,6 +19,8 @@ pub struct SessionReport {
     pub sa: Option<SaId>,
     /// Kind of tunnel; `None` with `security: none`.
     pub kind: Option<TunnelKind>,
+    /// Its tunnel in that SA.
+    pub tunnel: Option<TunnelId>,
     /// Who the peer proved to be.
     pub identity: Option<String>,
     /// Where it is.
@@ -59,6 +61,7 @@ impl Overlay {
         self.sessions.iter().map(|(peer, session)| SessionReport {
             peer,
             sa: session.sa,
+            tunnel: session.tunnel,
             kind: match self.transports.get(&peer) {
                 Some(Transport::Esp(_)) => Some(TunnelKind::Esp),
                 Some(Transport::WireGuard { .. }) => Some(TunnelKind::WireGuard),

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
-use control::{Endpoint, Endpoints, IkeSa, IkeSas, IkeState, Multicast, Transport};
+use control::{Endpoint, Endpoints, IkeSa, IkeSas, IkeState, IpsecSa, Multicast, Transport};
 
 use crate::text::{Column, elapsed, or_dash, table};
 
@@ -57,7 +57,7 @@ fn address(endpoint: &Endpoint) -> String {
 }
 
 /// IKE SAs.
-pub(crate) fn ike_sa(sas: &IkeSas) -> String {
+pub(crate) fn ike_sa(sas: &IkeSas, detail: bool) -> String {
     if sas.sas.is_empty() {
         return "No IKE SAs\n".to_owned();
     }
@@ -68,8 +68,63 @@ pub(crate) fn ike_sa(sas: &IkeSas) -> String {
         if let Some(identity) = &sa.identity {
             let _ = writeln!(out, " Identity: {identity}");
         }
+        if detail {
+            let _ = write_detail(&mut out, sa);
+        }
     }
     out
+}
+
+fn write_detail(out: &mut String, sa: &IkeSa) -> fmt::Result {
+    let rekey = or_dash(sa.rekey_seconds.map(elapsed));
+    let nat = match (sa.nat_local, sa.nat_remote) {
+        (false, false) => "none",
+        (true, false) => "in front of this node",
+        (false, true) => "in front of the peer",
+        (true, true) => "in front of both",
+    };
+    writeln!(out, " New keys in: {rekey}, address translation: {nat}")?;
+    writeln!(
+        out,
+        " Requests: {} sent, {} again, {} received; pairs of ESP SAs: {}",
+        sa.requests_sent,
+        sa.retransmissions,
+        sa.requests_received,
+        sa.ipsec.len()
+    )
+}
+
+/// ESP SAs, each with its IKE SA.
+pub(crate) fn ipsec_sa(sas: &IkeSas) -> String {
+    let mut out = String::new();
+    for (sa, pair) in sas.sas.iter().flat_map(|sa| sa.ipsec.iter().map(move |pair| (sa, pair))) {
+        // Writing to a String cannot fail.
+        let _ = write_ipsec_sa(&mut out, sa, pair);
+    }
+    if out.is_empty() { "No ESP SAs\n".to_owned() } else { out }
+}
+
+fn write_ipsec_sa(out: &mut String, sa: &IkeSa, pair: &IpsecSa) -> fmt::Result {
+    let (local, identity) = (or_dash(sa.local), or_dash(sa.identity.as_ref()));
+    writeln!(out, "local {local} remote {} {identity}", sa.remote)?;
+    let (inbound, outbound) = (&pair.inbound_spi, &pair.outbound_spi);
+    writeln!(out, " SPI: inbound {inbound}, outbound {outbound}; IKE SA {}", sa.initiator_spi)?;
+    let sequence = if pair.esn { "extended sequence numbers" } else { "32-bit sequence numbers" };
+    let pfs = pair.pfs.as_deref().unwrap_or("none of its own");
+    writeln!(out, " Cipher: {}, {sequence}, key exchange: {pfs}", pair.cipher)?;
+    let rekey = match pair.rekey_seconds {
+        Some(seconds) => format!("new keys in {}", elapsed(seconds)),
+        None => "replaced".to_owned(),
+    };
+    writeln!(out, " Age: {}, {rekey}", elapsed(pair.age_seconds))?;
+    match &pair.counters {
+        Some(c) => writeln!(
+            out,
+            " Received: {} packets, {} bytes; sent: {} packets, {} bytes; dropped: {}",
+            c.rx_packets, c.rx_bytes, c.tx_packets, c.tx_bytes, c.dropped_packets
+        ),
+        None => Ok(()),
+    }
 }
 
 /// One IKE SA in a few lines; `indent` stands before all but the first.

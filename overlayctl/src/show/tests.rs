@@ -31,7 +31,9 @@ shows! {
     nhrp_shortcuts: shortcuts(&sample!("ShowShortcuts"), None);
     nhrp_traffic: traffic(&sample!("ShowNhrpTraffic"));
     tunnel_endpoints: endpoints(&sample!("ShowTunnelEndpoints"), None);
-    ike_sas: ike_sa(&sample!("ShowIkeSa"));
+    ike_sas: ike_sa(&sample!("ShowIkeSa"), false);
+    ike_sas_detail: ike_sa(&sample!("ShowIkeSa"), true);
+    ipsec_sas: ipsec_sa(&sample!("ShowIkeSa"));
     multicast_members: multicast(&sample!("ShowMulticast"), None);
 }
 
@@ -72,7 +74,7 @@ fn nothing_there() {
         "No shortcuts: all traffic to other spokes goes through the hub\n"
     );
     assert_eq!(endpoints(&control::Endpoints::default(), None), "No tunnel endpoints\n");
-    assert_eq!(ike_sa(&control::IkeSas::default()), "No IKE SAs\n");
+    assert_eq!(ike_sa(&control::IkeSas::default(), false), "No IKE SAs\n");
     let none = control::Multicast::default();
     assert_eq!(multicast(&none, None), "No node gets multicast packets\n");
     let mut quiet: control::Dmvpn = sample!("ShowDmvpn");
