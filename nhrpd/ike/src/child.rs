@@ -466,3 +466,72 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::algorithm::SHA2_256;
+    use crate::crypto::hex;
+
+    // The IKEv2 vectors that OpenSSL's FIPS self test runs, made by NIST's ACVP.
+    const SK_D: &str = "462B9DD525D4FD71169174272779E704BAF62C6231779AE9EFE8C58B21916B42";
+    const NI: &str = "3651FEF5C9C35E93";
+    const NR: &str = "C09A8B90A3F04D59";
+    const KEYMAT: &str = "
+        23647677E7D403FA1E3006F19840AEE18AD9FECC4215814C4131BDEBA98433D8
+        B0E31BFBBDDF822ABCCE5E06486AA388022B75E27E1E68AA5983028B65282C73";
+
+    #[test]
+    fn rfc7296_2_17_keymat_is_cut_in_the_order_of_the_rfc_known_answer() {
+        let (sk_d, ni, nr, keymat) = (hex(SK_D), hex(NI), hex(NR), hex(KEYMAT));
+        let seed = Seed {
+            prf: &SHA2_256,
+            sk_d: &sk_d,
+            shared_secret: None,
+            initiator_nonce: &ni,
+            responder_nonce: &nr,
+        };
+        let terms = |cipher| Terms { cipher, esn: false, peer_spi: 0x2000 };
+        let esp = seed.derive(terms(EspCipher::Aes128Gcm16), 0x1000, true, false);
+        assert_eq!(*esp.outbound.encryption, keymat[..20]);
+        assert_eq!(*esp.inbound.encryption, keymat[20..40]);
+        assert!(esp.outbound.integrity.is_empty());
+        assert_eq!((esp.inbound.spi, esp.outbound.spi), (0x1000, 0x2000));
+        // Encryption before integrity, the initiator's direction before the other's.
+        let esp = seed.derive(terms(EspCipher::Aes128CbcSha256), 0x1000, false, false);
+        assert_eq!(*esp.inbound.encryption, keymat[..16]);
+        assert_eq!(*esp.inbound.integrity, keymat[16..48]);
+        assert_eq!(*esp.outbound.encryption, keymat[48..64]);
+        assert_eq!(esp.outbound.integrity.len(), 32);
+    }
+
+    fn selector(protocol: u8, ports: (u16, u16), from: &str, to: &str) -> TrafficSelector {
+        let address = |text: &str| text.parse().unwrap();
+        TrafficSelector { protocol, ports, addresses: (address(from), address(to)) }
+    }
+
+    #[test]
+    fn rfc7296_2_9_what_is_wider_is_narrowed_and_what_is_translated_stays_as_named() {
+        let any = (0, u16::MAX);
+        let seen: IpAddr = "192.0.2.1".parse().unwrap();
+        let narrowed = |s: &[TrafficSelector]| narrow(s, Some(seen)).map(|s| s.addresses.0);
+        for fits in [
+            selector(47, any, "192.0.2.1", "192.0.2.1"),
+            selector(0, any, "0.0.0.0", "255.255.255.255"),
+            selector(47, any, "192.0.2.0", "192.0.2.255"),
+        ] {
+            let udp = selector(17, any, "192.0.2.1", "192.0.2.1");
+            assert_eq!(narrowed(&[udp, fits]), Some(seen));
+        }
+        let inside = selector(47, any, "10.0.0.1", "10.0.0.1");
+        assert_eq!(narrowed(&[inside]), Some("10.0.0.1".parse().unwrap()));
+        for unfit in [
+            selector(17, any, "192.0.2.1", "192.0.2.1"),
+            selector(47, (0, 0), "192.0.2.1", "192.0.2.1"),
+            selector(47, any, "10.0.0.0", "10.0.0.255"),
+            selector(0, any, "::", "ffff::"),
+        ] {
+            assert_eq!(narrowed(&[unfit]), None);
+        }
+    }
+}
