@@ -1,0 +1,327 @@
+//! Our IKEv2 engine and stock strongSwan (charon-systemd and swanctl, as Debian packages them), both
+//! roles, with certificates: both end with the same keys for an ESP SA of GRE in transport mode.
+//!
+//! The engine is driven here over a socket on the node `ours`; what charon made of it is read from the
+//! kernel of the node `peer`.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::fs::File;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ike::{
+    Algorithms, Config, Engine, Esp, Event, Identity, Output, Refusal, SaId, TunnelKeys, TunnelKind,
+};
+use lab::{Daemon, Lab, Topology};
+use nix::sched::{CloneFlags, setns};
+use overlay_tests::e2e::{self, Ca, PATIENCE, days, good, until};
+use pki::authority::Request;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use zeroize::Zeroizing;
+
+const NETWORK: &str = "
+links: { wan: }
+nodes:
+  ours: { interfaces: { eth0: { link: wan, address: 198.18.0.1/24 } } }
+  peer: { interfaces: { eth0: { link: wan, address: 198.18.0.2/24 } } }
+";
+const OURS: &str = "198.18.0.1:4500";
+const PEER: &str = "198.18.0.2:4500";
+/// Without a list charon loads all plugins that there are, also such as take ESP from the kernel.
+const CHARON: &str = "charon-systemd {
+  load = random nonce x509 constraints pubkey pkcs1 pkcs8 pem openssl curve25519 kdf kernel-netlink socket-default vici
+  filelog { stderr { default = 1
+                     ike = 2
+                     cfg = 2 } }
+}
+";
+const PORT: u16 = 4500;
+/// RFC 3948 §2.2: before IKE on port 4500.
+const MARKER: [u8; 4] = [0; 4];
+
+/// A certificate with its name; whoever the CA knows is welcome.
+struct Credentials {
+    identity: Identity,
+    certificate: Vec<u8>,
+    private_key: Zeroizing<Vec<u8>>,
+}
+
+impl Credentials {
+    fn new(identity: &e2e::Identity) -> Self {
+        let certificate = der(&identity.certificate);
+        let read = good("read a certificate", pki::Certificate::parse(&certificate));
+        Self {
+            identity: Identity { kind: 9, data: read.identity.subject_der.clone() },
+            certificate,
+            private_key: Zeroizing::new(der(&identity.private_key)),
+        }
+    }
+}
+
+impl ike::Credentials for Credentials {
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    fn certificates(&self) -> Vec<Vec<u8>> {
+        vec![self.certificate.clone()]
+    }
+
+    fn private_key(&self) -> Zeroizing<Vec<u8>> {
+        self.private_key.clone()
+    }
+
+    fn authenticate(&self, identity: &Identity, chain: &[Vec<u8>]) -> Result<(), Refusal> {
+        let refused = |why: &str| Refusal(why.into());
+        let leaf = chain.first().ok_or_else(|| refused("no certificate"))?;
+        let read = pki::Certificate::parse(leaf).map_err(|error| Refusal(error.to_string()))?;
+        if read.identity.subject_der != identity.data {
+            return Err(refused("the certificate is for another name"));
+        }
+        Ok(())
+    }
+}
+
+fn der(pem: &str) -> Vec<u8> {
+    good("read PEM", pem::parse(pem)).into_contents()
+}
+
+/// Both nodes, charon on one of them, and the engine with a socket on the other.
+struct Scene {
+    lab: Lab,
+    charon: Daemon,
+    engine: Engine,
+    socket: UdpSocket,
+    credentials: Credentials,
+    rng: ChaCha20Rng,
+    events: Vec<Event>,
+}
+
+impl Scene {
+    /// With IKE and ESP proposals, as strongSwan and we write them both.
+    fn new(name: &str, ike: &str, esp: &str) -> Self {
+        let mut topology = good("read", Topology::parse(Path::new("strongswan.yaml"), NETWORK));
+        topology.name = Some(format!("{name}-{}", std::process::id()));
+        let lab = good("make the lab", Lab::up(&topology));
+        let ca = Ca::new("CA");
+        let [ours, peer] = ["ours", "peer"].map(|name| ca.issue(&Request::new(name, days(5, 50))));
+        let node = good("find a node", lab.node("peer"));
+        let connection = format!(
+            "connections {{ ours {{
+               version = 2
+               local_addrs = 198.18.0.2
+               remote_addrs = 198.18.0.1
+               local_port = 4500
+               remote_port = 4500
+               proposals = {ike}
+               fragmentation = yes
+               local {{ auth = pubkey
+                        certs = peer.crt }}
+               remote {{ auth = pubkey
+                         id = \"CN=ours\" }}
+               children {{ gre {{ mode = transport
+                                  local_ts = dynamic[gre]
+                                  remote_ts = dynamic[gre]
+                                  esp_proposals = {esp} }} }}
+             }} }}"
+        );
+        for (file, text) in [
+            ("/etc/strongswan.conf", CHARON),
+            ("/etc/swanctl/swanctl.conf", &connection),
+            ("/etc/swanctl/x509/peer.crt", &peer.certificate),
+            ("/etc/swanctl/private/peer.key", &peer.private_key),
+            ("/etc/swanctl/x509ca/ca.crt", &peer.ca),
+        ] {
+            good("write a file", node.write_file(Path::new(file), text));
+        }
+        let charon = good("start charon", node.start(["/usr/sbin/charon-systemd"]));
+        until("charon has its connection", || {
+            node.run(["swanctl", "--load-all", "--noprompt"]).ok()
+        });
+
+        let socket = socket_on(good("find a node", lab.node("ours")));
+        let algorithms = good("read the proposals", Algorithms::parse(&[ike]));
+        let tunnels = vec![TunnelKind::Esp];
+        let mut engine = Engine::new(Config { algorithms, tunnels, ..Config::default() });
+        let credentials = Credentials::new(&ours);
+        let mut rng = ChaCha20Rng::seed_from_u64(u64::from(std::process::id()));
+        engine.update_addresses(Instant::now(), Some(address(OURS).ip()), &mut rng);
+        Self { lab, charon, engine, socket, credentials, rng, events: Vec::new() }
+    }
+
+    fn peer(&self) -> &lab::Node {
+        good("find a node", self.lab.node("peer"))
+    }
+
+    fn swanctl(&self, command: &str) -> String {
+        let argv = std::iter::once("swanctl").chain(command.split(' '));
+        good("ask charon", self.peer().run(argv))
+    }
+
+    /// Lets the engine talk until the events are as wished.
+    #[track_caller]
+    fn until<T>(&mut self, what: &str, wish: impl Fn(&[Event]) -> Option<T>) -> T {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            while let Some(output) = self.engine.poll_output() {
+                match output {
+                    Output::Transmit { port, to, datagram } => {
+                        assert_eq!(port, PORT);
+                        let marked = [&MARKER[..], &datagram].concat();
+                        good("send", self.socket.send_to(&marked, to));
+                    }
+                    Output::Event(event) => self.events.push(event),
+                }
+            }
+            if let Some(found) = wish(&self.events) {
+                return found;
+            }
+            let now = Instant::now();
+            let drops: Vec<_> = self.engine.drops().filter(|(_, count)| *count > 0).collect();
+            assert!(now < give_up, "{what}: not in time; {:#?}, dropped: {drops:?}", self.events);
+            let due = self.engine.poll_timeout().unwrap_or(give_up).min(give_up);
+            let wait = due.saturating_duration_since(now).max(Duration::from_millis(1));
+            good("set a timeout", self.socket.set_read_timeout(Some(wait)));
+            let mut buffer = [0; 65536];
+            match self.socket.recv_from(&mut buffer) {
+                Ok((length, from)) => {
+                    if let Some(message) = buffer[..length].strip_prefix(&MARKER) {
+                        let Self { engine, credentials, rng, .. } = self;
+                        engine.handle_datagram(
+                            Instant::now(),
+                            (PORT, from),
+                            message,
+                            credentials,
+                            rng,
+                        );
+                    }
+                }
+                Err(_) => self.engine.handle_timeout(Instant::now(), &mut self.rng),
+            }
+        }
+    }
+
+    /// The SA that comes up, and the keys of its first CHILD_SA.
+    #[track_caller]
+    fn established(&mut self) -> (SaId, Esp) {
+        self.until("an SA", |events| {
+            events.iter().find_map(|event| match event {
+                Event::Established { sa, keys: TunnelKeys::Esp(esp), .. } => {
+                    Some((*sa, esp.clone()))
+                }
+                Event::Failed { reason, .. } => panic!("{reason}"),
+                _ => None,
+            })
+        })
+    }
+
+    /// The kernel of the peer has the same keys for the same SPIs.
+    #[track_caller]
+    fn same_keys(&self, esp: &Esp) {
+        let states = good("ask the kernel", self.peer().run(["ip", "xfrm", "state"]));
+        for (from, to, keys) in [
+            ("198.18.0.1", "198.18.0.2", &esp.outbound),
+            ("198.18.0.2", "198.18.0.1", &esp.inbound),
+        ] {
+            let begin = format!("src {from} dst {to}\n");
+            let spi = format!("spi 0x{:08x} ", keys.spi);
+            let state = states
+                .split("src ")
+                .map(|rest| format!("src {rest}"))
+                .find(|state| state.starts_with(&begin) && state.contains(&spi));
+            // Not in a panic message: keys.
+            assert!(state.is_some(), "charon has no SA from {from} to {to} with {spi}");
+            let state = state.unwrap_or_default();
+            assert!(state.contains("mode transport"));
+            for key in [&keys.encryption, &keys.integrity] {
+                let words: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+                assert!(state.contains(&words), "another key from {from} to {to}");
+            }
+        }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("── log of charon:\n{}", self.charon.log().unwrap_or_default());
+        }
+    }
+}
+
+/// UDP port 4500 of a node, for this process.
+fn socket_on(node: &lab::Node) -> UdpSocket {
+    let inhabitant = good("start a process", node.start(["sleep", "1000"]));
+    let there = good("open", File::open(format!("/proc/{}/ns/net", inhabitant.pid())));
+    let made = std::thread::spawn(move || {
+        setns(there, CloneFlags::CLONE_NEWNET).unwrap();
+        UdpSocket::bind(OURS).unwrap()
+    });
+    made.join().unwrap()
+}
+
+fn address(text: &str) -> SocketAddr {
+    good("read an address", text.parse())
+}
+
+/// We begin, the SA is there on both sides with the same keys, and goes when we close it.
+#[track_caller]
+fn we_begin(name: &str, ike: &str, esp: &str) {
+    let mut scene = Scene::new(name, ike, esp);
+    let Scene { engine, credentials, rng, .. } = &mut scene;
+    engine.initiate(Instant::now(), address(PEER), credentials, rng);
+    let (sa, keys) = scene.established();
+    let told = scene.swanctl("--list-sas");
+    assert!(told.contains("ESTABLISHED") && told.contains("INSTALLED, TRANSPORT"), "{told}");
+    scene.same_keys(&keys);
+
+    scene.engine.close(Instant::now(), sa, &mut scene.rng);
+    scene.until("its end", |events| {
+        events.iter().any(|event| matches!(event, Event::Closed { .. })).then_some(())
+    });
+    // The engine tells the peer until that confirms.
+    let give_up = Instant::now() + PATIENCE;
+    while !scene.swanctl("--list-sas").is_empty() {
+        assert!(Instant::now() < give_up, "charon still has an SA");
+    }
+}
+
+/// charon begins, and deletes.
+#[track_caller]
+fn charon_begins(name: &str, ike: &str, esp: &str) {
+    let mut scene = Scene::new(name, ike, esp);
+    let begin = ["swanctl", "--initiate", "--child", "gre"];
+    let begun = good("start swanctl", scene.peer().start(begin));
+    let (_, keys) = scene.established();
+    until("charon is content", || (!begun.running()).then_some(()));
+    let told = begun.log().unwrap_or_default();
+    assert!(told.contains("initiate completed successfully"), "{told}");
+    scene.same_keys(&keys);
+
+    good("start swanctl", scene.peer().start(["swanctl", "--terminate", "--ike", "ours"]));
+    let reason = scene.until("its end", |events| {
+        events.iter().find_map(|event| match event {
+            Event::Closed { reason, .. } => Some(reason.clone()),
+            _ => None,
+        })
+    });
+    assert!(reason.contains("deleted by the peer"), "{reason}");
+}
+
+#[test]
+fn curve25519_and_esp_with_aes_gcm_charon_begins() {
+    charon_begins("they-gcm", "aes256-sha256-prfsha256-x25519", "aes256gcm16");
+}
+
+#[test]
+fn aes_cbc_with_hmac_and_ecp384_we_begin() {
+    we_begin("we-cbc", "aes256-sha384-prfsha384-ecp384", "aes256-sha256");
+}
+
+#[test]
+fn aes_cbc_with_hmac_and_modp2048_charon_begins() {
+    charon_begins("they-cbc", "aes256-sha256-prfsha256-modp2048", "aes128-sha256");
+}
