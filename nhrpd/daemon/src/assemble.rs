@@ -9,10 +9,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail};
 use dataplane::underlay::{self, Underlay};
 use ike::TunnelKind;
+use ike::psk::SharedKeys;
 use ipnet::IpNet;
 use nhrp::engine::{Limits, Nbma, Server};
 use overlay::{Accept, Credentials, Member, Security, Trust};
 use pki::{Credential, Policy, Verifier};
+use zeroize::Zeroizing;
 
 use crate::config::{self, Advertise, Config, Host, Mtu, Multicast, Source};
 
@@ -26,10 +28,27 @@ const RENEW_BEFORE: u64 = 30;
 /// How long a session that nothing uses is kept.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Reads certificates and key. `None` with `security: none`.
+/// Reads certificates and keys. `None` with `security: none`.
 pub(crate) fn credentials(config: &Config) -> anyhow::Result<Option<Credentials>> {
     let config::Security::Keyed(_, files) = &config.security else { return Ok(None) };
-    private(&files.private_key)?;
+    let keys = match &files.keys {
+        Some(file) => shared_keys(file)?,
+        None => SharedKeys::default(),
+    };
+    let credentials = match (&files.certificates, &files.identity) {
+        (Some(certificates), None) => certified(certificates)?.with_keys(keys),
+        (Some(certificates), Some(identity)) => certified(certificates)?
+            .with_keys(keys)
+            .with_identity(identity.clone())
+            .context("security.identity")?,
+        (None, Some(identity)) => Credentials::shared(identity.clone(), keys),
+        (None, None) => bail!("security.identity is missing"),
+    };
+    Ok(Some(credentials))
+}
+
+fn certified(files: &config::Certificates) -> anyhow::Result<Credentials> {
+    private("private key", &files.private_key)?;
     let own = Credential::from_pem(&read(&files.certificate)?, &read(&files.private_key)?)
         .with_context(|| {
             let (certificate, key) = (files.certificate.display(), files.private_key.display());
@@ -48,7 +67,18 @@ pub(crate) fn credentials(config: &Config) -> anyhow::Result<Option<Credentials>
     };
     let verifier = Verifier::new(&anchors, &crls, policy)
         .with_context(|| format!("trust anchors {}", files.ca.display()))?;
-    Ok(Some(Credentials::new(own, verifier)))
+    Ok(Credentials::new(own, verifier))
+}
+
+fn shared_keys(file: &config::KeyFile) -> anyhow::Result<SharedKeys> {
+    let path = &file.path;
+    private("file of pre-shared keys", path)?;
+    let text = Zeroizing::new(read(path)?);
+    let text = std::str::from_utf8(&text)
+        .ok()
+        .with_context(|| format!("pre-shared keys {} are no UTF-8 text", path.display()))?;
+    SharedKeys::parse(text, file.allow_weak)
+        .with_context(|| format!("pre-shared keys {}", path.display()))
 }
 
 /// What is wrong with good files: certificates that the peers will refuse. Not an error at start,
@@ -59,7 +89,7 @@ pub(crate) fn doubts(config: &Config, credentials: &Credentials, wall: SystemTim
         doubts.push(format!("peers with these rules will refuse our own certificate: {refusal}"));
     }
     let own = IpNet::from(config.tunnel.address.addr());
-    let certificate = credentials.certificate();
+    let Some(certificate) = credentials.certificate() else { return doubts };
     let now = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let left = certificate.not_after.as_secs().checked_sub(now).map(|left| left / 86_400);
     if let Some(days) = left.filter(|days| *days < RENEW_BEFORE) {
@@ -86,12 +116,12 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A private key that others can read is no secret.
-fn private(path: &Path) -> anyhow::Result<()> {
+/// A key that others can read is no secret.
+fn private(what: &str, path: &Path) -> anyhow::Result<()> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     if metadata.mode() & 0o077 != 0 {
         bail!(
-            "private key {} can be read by others (mode {:04o}): chmod 600 {0}",
+            "{what} {0} can be read by others (mode {1:04o}): chmod 600 {0}",
             path.display(),
             metadata.mode() & 0o7777
         );
@@ -233,9 +263,9 @@ pub(crate) fn port(config: &Config, port: Option<u16>) -> u16 {
 fn advertise(config: &Config, credentials: Option<&Credentials>) -> Vec<IpNet> {
     match (&config.advertise, credentials) {
         (Advertise::Prefixes(prefixes), _) => prefixes.clone(),
-        (Advertise::Certificate, Some(credentials)) => {
-            credentials.certificate().prefixes().iter().copied().collect()
+        (Advertise::Certificate, credentials) => {
+            let certificate = credentials.and_then(Credentials::certificate);
+            certificate.map(|own| own.prefixes().iter().copied().collect()).unwrap_or_default()
         }
-        (Advertise::Certificate, None) => Vec::new(),
     }
 }

@@ -243,7 +243,7 @@ pub enum Security {
     /// Clear GRE.
     None,
     /// Keyed by IKEv2.
-    Keyed(Tunnels, Certificates),
+    Keyed(Tunnels, Box<Authentication>),
 }
 
 impl Security {
@@ -265,6 +265,26 @@ pub enum Tunnels {
     Esp,
     /// WireGuard sessions only.
     WireGuard,
+}
+
+/// Who this node is, and what peers are judged by: certificates, pre-shared keys or both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// `security.identity`; always there without certificates.
+    pub identity: Option<ike::Identity>,
+    /// Certificates.
+    pub certificates: Option<Certificates>,
+    /// Pre-shared keys.
+    pub keys: Option<KeyFile>,
+}
+
+/// Pre-shared keys, by file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFile {
+    /// An identity and its key in each line.
+    pub path: PathBuf,
+    /// Take keys that can be guessed.
+    pub allow_weak: bool,
 }
 
 /// Certificates, by file, and the rules for those of peers.

@@ -109,9 +109,12 @@ fn folders(files: Vec<PathBuf>, access: BitFlags<AccessFs>) -> Vec<(PathBuf, Bit
 
 fn read_files(config: &Config, path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_owned()];
-    if let Security::Keyed(_, certificates) = &config.security {
-        let named = [&certificates.certificate, &certificates.private_key, &certificates.ca];
-        files.extend(named.into_iter().chain(&certificates.crl).cloned());
+    if let Security::Keyed(_, peers) = &config.security {
+        if let Some(certificates) = &peers.certificates {
+            let named = [&certificates.certificate, &certificates.private_key, &certificates.ca];
+            files.extend(named.into_iter().chain(&certificates.crl).cloned());
+        }
+        files.extend(peers.keys.as_ref().map(|keys| keys.path.clone()));
     }
     files
 }

@@ -274,8 +274,11 @@ fn protocols(page: &mut Page, shell: &Shell) {
 
 fn certificates(page: &mut Page, shell: &Shell) {
     let Some(credentials) = shell.overlay.credentials() else { return };
-    let own = ("own", credentials.certificate());
-    let anchors = credentials.verifier().anchors().iter().map(|anchor| ("ca", anchor));
+    let (Some(own), Some(verifier)) = (credentials.certificate(), credentials.verifier()) else {
+        return;
+    };
+    let own = ("own", own);
+    let anchors = verifier.anchors().iter().map(|anchor| ("ca", anchor));
     let seconds = |time: pki::UnixTime| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     page.gauges(
         "certificate_expiry_timestamp_seconds",
@@ -289,7 +292,7 @@ fn certificates(page: &mut Page, shell: &Shell) {
     page.gauges(
         "crl_next_update_timestamp_seconds",
         "When a revocation list is out of date",
-        credentials.verifier().revocation_lists().iter().filter_map(|list| {
+        verifier.revocation_lists().iter().filter_map(|list| {
             Some((vec![("issuer", list.issuer.clone())], seconds(list.next_update?)))
         }),
     );

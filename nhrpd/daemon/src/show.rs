@@ -16,7 +16,7 @@ use ike::{SaId, TunnelKind};
 use ipnet::IpNet;
 use nhrp::engine::{self, Binding, BindingKind};
 use overlay::desired::{PeerCounters, PeerId};
-use overlay::{Route, SessionReport};
+use overlay::{Credentials, Route, SessionReport};
 
 use crate::config::{self, Config};
 use crate::shell::{Shell, now};
@@ -167,9 +167,7 @@ impl<'a> View<'a> {
             port: config.underlay.port,
             security: self.security(),
             dataplane: Dataplane::Userspace,
-            identity: overlay
-                .credentials()
-                .map(|credentials| credentials.certificate().identity.to_string()),
+            identity: overlay.credentials().map(Credentials::name),
             up_seconds: self.seconds(overlay.started()),
             nhs: self.servers(),
             peers: self.peers(),

@@ -100,6 +100,7 @@ impl Engine {
             theirs: None,
         });
         sa.identity = Some(peer.identity.clone());
+        sa.peer_auth = Some(peer.method);
         self.established.insert((peer.identity.clone(), sa.id));
         self.event(Event::Established {
             sa: sa.id,

@@ -103,6 +103,10 @@ pub struct SaInfo {
     /// Algorithms by their keywords, as [`crate::Algorithms::parse`] takes them:
     /// `aes256gcm16-prfsha256-x25519-ke1_mlkem768`.
     pub suite: Option<String>,
+    /// How we proved who we are: `pre-shared key`, `RSASSA-PSS with SHA2-256`, …
+    pub own_auth: Option<&'static str>,
+    /// How the peer did.
+    pub peer_auth: Option<&'static str>,
     /// When it began.
     pub begun: Instant,
     /// When we give it new keys, where it is up; the peer may do so before.
@@ -229,10 +233,14 @@ impl Engine {
         }
     }
 
-    /// The chain of an SA's peer, DER, leaf first; `None` where it is not established.
-    pub fn certificates(&self, sa: SaId) -> Option<&[Vec<u8>]> {
-        match &self.sas.get(&sa)?.state {
-            State::Established(established) => Some(&established.certificates),
+    /// Who an SA's peer is, and its chain (DER, leaf first; none where it has a pre-shared key);
+    /// `None` where it is not established.
+    pub fn peer(&self, sa: SaId) -> Option<(&Identity, &[Vec<u8>])> {
+        let sa = self.sas.get(&sa)?;
+        match &sa.state {
+            State::Established(established) => {
+                Some((sa.identity.as_ref()?, &established.certificates))
+            }
             _ => None,
         }
     }
@@ -535,6 +543,8 @@ impl Engine {
             },
             identity: sa.identity.clone(),
             suite: sa.suite.map(|suite| suite.to_string()),
+            own_auth: sa.own_auth,
+            peer_auth: sa.peer_auth,
             begun: sa.begun,
             rekey_at: match &sa.state {
                 State::Established(established) => established.rekey_at,

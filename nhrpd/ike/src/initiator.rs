@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rand_core::CryptoRng;
 
-use crate::auth::Denial;
+use crate::auth::{Denial, Proof};
 use crate::cookie::{MAX_COOKIES, is_acceptable};
 use crate::crypto::group::InvalidPublicValue;
 use crate::crypto::keys::{Contributions, Keys};
@@ -268,7 +268,8 @@ impl Engine {
         handshake: Handshake,
     ) -> Result<(), Refusal> {
         let (offered, offer) = self.offer_tunnels(&handshake, sa.remote, context.rng)?;
-        let mut payloads = handshake.own_proof(true, context.credentials)?;
+        let Proof { mut payloads, method } = handshake.own_proof(context.credentials, None)?;
+        sa.own_auth = Some(method);
         if !self.with_remote(sa.remote).any(Sa::is_established) {
             payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, [])));
         }

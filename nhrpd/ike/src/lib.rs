@@ -24,8 +24,7 @@
 //!
 //! Spoken: RFC 7296, RFC 5282 and RFC 7634 (AEADs), RFC 8031 and RFC 5903
 //! (groups), RFC 7427 and RFC 8420 (signatures), RFC 6023 (no CHILD_SA), RFC 9242 and RFC 9370
-//! (ML-KEM), RFC 7383 (fragments), RFC 3948 and, for a node with one address, RFC 4555. Not yet:
-//! pre-shared keys.
+//! (ML-KEM), RFC 7383 (fragments), RFC 3948 and, for a node with one address, RFC 4555.
 
 mod admission;
 mod auth;
@@ -36,12 +35,14 @@ pub mod crossing;
 mod crypto;
 mod engine;
 mod fragment;
+mod identity;
 mod informational;
 mod initiator;
 mod intermediate;
 pub mod limits;
 pub mod nat;
 pub mod private;
+pub mod psk;
 mod rekey;
 mod responder;
 mod sa;
@@ -60,7 +61,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 pub use child::{Esp, EspCipher, EspKeys};
@@ -73,6 +73,7 @@ pub use crypto::group::{ECP_256, ECP_384, Group, Kem, ML_KEM_768, MODP_2048, X25
 pub use crypto::keyword::{EspProposal, ProposalError};
 pub use crypto::suite::{Algorithms, Combination};
 pub use engine::{ChildInfo, Engine, SaInfo, SaState};
+pub use identity::{Identity, NotAnIdentity};
 pub use limits::DropReason;
 pub use sa::SaCounters;
 pub use tunnel::{TunnelId, TunnelKeys, TunnelKind};
@@ -80,37 +81,6 @@ pub use tunnel::{TunnelId, TunnelKeys, TunnelKind};
 /// Local handle of one IKE SA; never used twice in one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SaId(pub u64);
-
-/// Identification payload (RFC 7296 §3.5): ID type and data.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Identity {
-    /// ID type: 1 IPv4, 2 FQDN, 3 RFC 822, 5 IPv6, 9 DER distinguished name, 11 key id.
-    pub kind: u8,
-    /// Its data.
-    pub data: Vec<u8>,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.kind, &self.data[..]) {
-            (1, &[a, b, c, d]) => write!(f, "{}", std::net::Ipv4Addr::new(a, b, c, d)),
-            (5, data) if data.len() == 16 => {
-                let mut octets = [0; 16];
-                octets.copy_from_slice(data);
-                write!(f, "{}", std::net::Ipv6Addr::from(octets))
-            }
-            (2 | 3, data) => f.write_str(&private::printable(data)),
-            (9, data) => match x509_parser::x509::X509Name::from_der(data) {
-                Ok((_, name)) => f.write_str(&private::printable(name.to_string().as_bytes())),
-                Err(_) => write!(f, "a distinguished name of {} bytes", data.len()),
-            },
-            (kind, data) => {
-                write!(f, "ID type {kind} ")?;
-                data.iter().take(private::MAX_REASON).try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-        }
-    }
-}
 
 /// Why a peer's or our own authentication was refused: words that an operator can act on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,13 +91,27 @@ pub struct Refusal(pub String);
 pub trait Credentials {
     /// What we send in IDi or IDr.
     fn identity(&self) -> Identity;
-    /// Own certificate chain in DER, leaf first.
+    /// Own certificate chain in DER, leaf first; empty where there are pre-shared keys only.
     fn certificates(&self) -> Vec<Vec<u8>>;
     /// Own private key in PKCS#8 DER: ECDSA P-256/P-384, Ed25519 or RSA.
     fn private_key(&self) -> Zeroizing<Vec<u8>>;
     /// Judges the peer's identity and chain (DER, leaf first). The signature is checked by the
-    /// caller with the key of `chain[0]`, which this call has found good.
+    /// caller with the key of `chain[0]`, which this call has found good. The chain is empty for a
+    /// peer that has shown that it knows the key shared with that identity.
     fn authenticate(&self, identity: &Identity, chain: &[Vec<u8>]) -> Result<(), Refusal>;
+
+    /// The key shared with the peer that says it is `peer`; `None` as `peer` where we speak first
+    /// and do not know who answers: then a key means that we prove ourselves with it, too.
+    fn shared_key(&self, peer: Option<&Identity>) -> Option<Zeroizing<Vec<u8>>> {
+        let _ = peer;
+        None
+    }
+
+    /// SHA-1 hashes of the trust anchors' public keys (RFC 7296 §3.7), none for whatever there is;
+    /// `None` where we take no certificates.
+    fn authorities(&self) -> Option<Vec<[u8; 20]>> {
+        Some(Vec::new())
+    }
 }
 
 /// Keys of a WireGuard session that the IKE SA agreed on (DESIGN: private notify in IKE_AUTH).
@@ -298,6 +282,8 @@ pub enum Event {
         sa: SaId,
         /// The SA in its place.
         successor: SaId,
+        /// The peer's identity.
+        identity: Identity,
         /// The peer's chain, DER, leaf first: time to judge it again.
         certificates: Vec<Vec<u8>>,
     },

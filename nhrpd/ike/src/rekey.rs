@@ -352,6 +352,7 @@ impl Engine {
         sa.suite = Some(suite);
         sa.channel = Some(Box::new(keys.channel));
         sa.fragmentation = old.fragmentation;
+        (sa.own_auth, sa.peer_auth) = (old.own_auth, old.peer_auth);
         sa.identity.clone_from(&old.identity);
         Some(Successor { sa, sk_d: keys.sk_d, keys: wireguard, nonce: ni.min(nr).to_vec() })
     }
@@ -396,10 +397,10 @@ impl Engine {
                 self.depart(old, format!("rekeyed: SA {} with the same peer", sa.id.0));
             }
             None => {
-                self.established.remove(&(identity, old.id));
+                self.established.remove(&(identity.clone(), old.id));
                 let (sa, successor) = (old.id, sa.id);
                 let certificates = former.certificates.clone();
-                self.event(Event::Succeeded { sa, successor, certificates });
+                self.event(Event::Succeeded { sa, successor, identity, certificates });
             }
         }
         let group = sa.suite.map_or(former.group, |suite| suite.group);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::admission::Newcomer;
-use crate::auth::{Denial, any_authority};
+use crate::auth::{Denial, Proof, request_certificate};
 use crate::crypto::keys::{Contributions, Keys};
 use crate::crypto::signature;
 use crate::crypto::suite::describe;
@@ -152,12 +152,12 @@ impl Engine {
             Payload::SecurityAssociation(vec![choice.proposal]),
             Payload::KeyExchange { group: group.id, data: public },
             Payload::Nonce(nonce.clone()),
-            any_authority(),
             Payload::Notify(Notify::new(
                 NotifyType::SIGNATURE_HASH_ALGORITHMS,
                 signature::hash_algorithms(),
             )),
         ];
+        payloads.extend(request_certificate(context.credentials));
         if self.config.extensions {
             payloads.push(Payload::VendorId(VENDOR_ID.to_vec()));
         }
@@ -252,6 +252,7 @@ impl Engine {
                 if let Some(origin) = sa.origin {
                     self.half_open.leave(origin.ip());
                 }
+                sa.own_auth = Some(accepted.method);
                 self.respond(sa, Exchange::IKE_AUTH, &accepted.response);
                 self.establish(context, sa, accepted.established);
             }
@@ -286,8 +287,9 @@ impl Engine {
         let payloads = payloads.map_err(syntax)?;
         let peer = handshake.check_proof(true, &payloads, context.credentials)?;
         let (grant, newcomer) = self.admit(context, handshake, sa, peer, &payloads, None)?;
-        let mut response =
-            handshake.own_proof(false, context.credentials).map_err(|reason| Denial {
+        let Proof { payloads: mut response, method } = handshake
+            .own_proof(context.credentials, Some(&newcomer.peer))
+            .map_err(|reason| Denial {
                 own_fault: true,
                 ..Denial::new(
                     NotifyType::AUTHENTICATION_FAILED,
@@ -302,12 +304,14 @@ impl Engine {
             response.push(Payload::Notify(Notify::new(NotifyType::MOBIKE_SUPPORTED, [])));
         }
         response.extend(grant);
-        Ok(Accepted { response, established: newcomer })
+        Ok(Accepted { response, method, established: newcomer })
     }
 }
 
 struct Accepted {
     response: Vec<Payload>,
+    /// How we prove who we are.
+    method: &'static str,
     established: Newcomer,
 }
 

@@ -51,6 +51,9 @@ pub(crate) struct Sa {
     /// Proven once established, before that only said.
     pub(crate) identity: Option<Identity>,
     pub(crate) suite: Option<Suite>,
+    /// How we proved who we are, and how the peer did.
+    pub(crate) own_auth: Option<&'static str>,
+    pub(crate) peer_auth: Option<&'static str>,
     /// From IKE_SA_INIT on.
     pub(crate) channel: Option<Box<Channel>>,
     pub(crate) next_request: u32,
@@ -280,6 +283,8 @@ impl Sa {
             state: State::Closing,
             identity: None,
             suite: None,
+            own_auth: None,
+            peer_auth: None,
             channel: None,
             next_request: 0,
             outstanding: None,

@@ -203,11 +203,11 @@ fn rfc7296_2_15_missing_or_foreign_proofs_are_named() {
             rewrite_auth(|payloads| {
                 for payload in payloads {
                     if let Payload::Authentication { method, .. } = payload {
-                        *method = 2;
+                        *method = 3;
                     }
                 }
             }),
-            "authenticates with method 2",
+            "authenticates with method 3",
         ),
     ];
     for (net, words) in cases {

@@ -479,11 +479,18 @@ impl Overlay {
     fn ike_event(&mut self, now: Now, event: ike::Event, rng: &mut dyn CryptoRng) {
         match event {
             ike::Event::Established {
-                sa, remote, initiator, certificates, tunnel, keys, ..
+                sa,
+                remote,
+                initiator,
+                identity,
+                certificates,
+                tunnel,
+                keys,
+                ..
             } => {
                 let Some(credentials) = &self.credentials else { return };
                 let (identity, authorization) =
-                    match credentials.claims(&certificates, &self.config, now.wall) {
+                    match credentials.claims(&identity, &certificates, &self.config, now.wall) {
                         Ok(claims) => claims,
                         Err(reason) => {
                             let refused = Refused { peer: remote, identity: None, reason };
@@ -530,10 +537,11 @@ impl Overlay {
             ike::Event::Keyed { sa, tunnel, keys, initiator, .. } => {
                 self.key_session(now, sa, tunnel, transport(keys, initiator));
             }
-            ike::Event::Succeeded { sa, successor, certificates } => {
+            ike::Event::Succeeded { sa, successor, identity, certificates } => {
                 self.sessions.succeed(sa, successor);
                 if let Some(credentials) = &self.credentials
-                    && let Err(reason) = credentials.claims(&certificates, &self.config, now.wall)
+                    && let Err(reason) =
+                        credentials.claims(&identity, &certificates, &self.config, now.wall)
                 {
                     for id in self.sessions.by_sa(successor) {
                         self.refuse_session(now.instant, id, reason.clone());

@@ -80,8 +80,8 @@ impl Overlay {
             .sessions
             .iter()
             .filter_map(|(id, session)| {
-                let chain = self.ike.certificates(session.sa?)?;
-                let verdict = credentials.claims(chain, &self.config, now.wall);
+                let (who, chain) = self.ike.peer(session.sa?)?;
+                let verdict = credentials.claims(who, chain, &self.config, now.wall);
                 let same = |(_, rights): &(_, Authorization)| *rights == session.authorization;
                 (!verdict.as_ref().is_ok_and(same)).then_some((id, verdict))
             })

@@ -87,6 +87,8 @@ pub struct Certificate {
     pub unknown_critical: Vec<String>,
     /// SHA-256 over the DER.
     pub fingerprint: [u8; 32],
+    /// SHA-1 over the public key (SubjectPublicKeyInfo), as IKE names a CA by it (RFC 7296 §3.7).
+    pub key_hash: [u8; 20],
     /// What the holder may register and advertise: subjectAltName iPAddress as host prefixes, and
     /// the address blocks. From [`crate::Verifier::verify`], blocks that the certificate inherits are
     /// resolved; from [`Certificate::parse`], they count as nothing.
@@ -143,6 +145,7 @@ impl Certificate {
             is_ca,
             unknown_critical,
             fingerprint: sha256(der),
+            key_hash: sha1(x509.public_key().raw),
             prefixes: BTreeSet::new(),
             allowed: BTreeSet::new(),
             address_blocks,
@@ -272,6 +275,14 @@ fn serial(raw: &[u8]) -> String {
 /// Before 1970 counts as 1970.
 pub(crate) fn unix_time(time: ASN1Time) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(time.timestamp().try_into().unwrap_or(0)))
+}
+
+/// It names, it protects nothing.
+fn sha1(bytes: &[u8]) -> [u8; 20] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, bytes);
+    let mut hash = [0; 20];
+    hash.copy_from_slice(digest.as_ref());
+    hash
 }
 
 fn sha256(octets: &[u8]) -> [u8; 32] {

@@ -77,6 +77,11 @@ pub struct Verifier {
 }
 
 impl Verifier {
+    /// [`Certificate::key_hash`] of every trust anchor.
+    pub fn key_hashes(&self) -> impl Iterator<Item = [u8; 20]> + '_ {
+        self.anchors.iter().map(|anchor| anchor.key_hash)
+    }
+
     /// With trust anchors (at least one, each a CA) and revocation lists (none: nothing is revoked).
     ///
     /// Of two lists by one CA the newer counts. A list by a CA with the name of a trust anchor must

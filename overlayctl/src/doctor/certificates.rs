@@ -36,6 +36,7 @@ pub(super) fn check(config: &Config) -> Vec<Check> {
         }
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let Some(files) = &files.certificates else { return checks };
     for (what, file) in [("certificate", &files.certificate), ("CA certificate", &files.ca)] {
         for certificate in read(file) {
             let end = certificate.not_after.as_secs();

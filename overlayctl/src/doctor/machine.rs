@@ -33,7 +33,8 @@ pub(super) fn sysctls(config: &Config, told: Option<&Dmvpn>) -> Vec<Check> {
     let prefixes = match (&config.advertise, &config.security) {
         (Advertise::Prefixes(prefixes), _) => !prefixes.is_empty(),
         (Advertise::Certificate, Security::Keyed(_, files)) => {
-            let pem = fs::read(&files.certificate).unwrap_or_default();
+            let own = files.certificates.as_ref().map(|files| fs::read(&files.certificate));
+            let pem = own.and_then(Result::ok).unwrap_or_default();
             let leaf = pki::certificates(&pem).ok().and_then(|all| all.into_iter().next());
             let leaf = leaf.and_then(|der| pki::Certificate::parse(&der).ok());
             leaf.is_some_and(|leaf| !leaf.prefixes().is_empty())

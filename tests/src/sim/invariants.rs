@@ -66,8 +66,7 @@ impl Guard {
     }
 
     pub(super) fn learn(&mut self, credentials: Option<&Credentials>) {
-        if let Some(credentials) = credentials {
-            let certificate = credentials.certificate();
+        if let Some(certificate) = credentials.and_then(Credentials::certificate) {
             let subject = certificate.identity.subject.clone();
             self.claims.insert(subject, certificate.allowed.clone());
         }

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
+use ike::psk::SharedKeys;
 use nhrp::wire::{Body, Family, Packet, TrafficIndication};
-use overlay::Notice;
+use overlay::{Accept, Credentials, Notice};
 use overlay_tests::sim::{
     Blueprint, Domain, INTERNET, Inner, Message, NodeId, PORT, Payload, Sim, WALL, address_of,
     host_of, lan_of, tunnel_address_of,
@@ -433,4 +434,44 @@ fn garbage_and_replays_change_nothing() {
     sim.run_for(secs(2));
     assert_nothing_lost(&sim);
     assert!(is_direct(&sim, a, b));
+}
+
+/// Node n with a pre-shared key, and who may claim what as its configuration says.
+fn with_key(n: usize, key: &'static str) -> Blueprint {
+    let name = |n: usize| if n == 0 { "hub".to_owned() } else { format!("spoke{n}.example") };
+    let accept = |n: usize| Accept {
+        identity: name(n),
+        prefixes: [tunnel_address_of(n).into(), lan_of(n)].into(),
+    };
+    let mut blueprint = Domain::default().node(n);
+    blueprint.config.accept = (0..=3).map(accept).collect();
+    let identity: ike::Identity = name(n).parse().expect("a DNS name");
+    blueprint.credentials = Box::new(move || {
+        let keys = SharedKeys::parse(&format!("* {key}"), false).expect("a good key");
+        Some(Credentials::shared(identity.clone(), keys))
+    });
+    blueprint
+}
+
+#[test]
+fn pre_shared_keys_bring_up_spokes_and_shortcuts_and_accept_says_who_may_claim_what() {
+    const KEY: &str = "what the nodes of this overlay share";
+    let mut sim = Sim::new(1, fair());
+    let hub = sim.add(with_key(0, KEY));
+    let [a, b] = [1, 2].map(|n| sim.add(with_key(n, KEY)));
+    let mut thief = with_key(3, KEY);
+    let nhrp = &mut thief.config.nhrp;
+    nhrp.advertise = vec![lan_of(1)];
+    let thief = sim.add(thief);
+    let stranger = sim.add(with_key(4, "what another overlay's nodes share"));
+    sim.run_for(secs(10));
+    let flow = pings(&mut sim, a, b, 200);
+    sim.run_for(secs(5));
+    assert_nothing_lost(&sim);
+    assert!(until_direct(&sim, flow).expect("it becomes direct") <= ms(120));
+    assert_words(&sim, hub, &["no pre-shared key is configured for spoke4.example"]);
+    assert_words(&sim, thief, &["refuses our registration of 10.0.1.0/24", "accept"]);
+    assert_words(&sim, stranger, &["no pre-shared key is configured for spoke4.example"]);
+    assert_eq!(sim.overlay(stranger).sessions().count(), 0);
+    assert_eq!(sim.overlay(thief).sessions().count(), 1);
 }

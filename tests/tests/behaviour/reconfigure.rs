@@ -149,7 +149,7 @@ fn a_new_certificate_is_shown_to_all_under_traffic() {
         let overlay = sim.overlay(at);
         let name = format!("CN=spoke{}", a.0);
         let session = overlay.sessions().find(|s| s.identity.as_deref() == Some(&name));
-        overlay.ike().certificates(session.unwrap().sa.unwrap()).unwrap()[0].clone()
+        overlay.ike().peer(session.unwrap().sa.unwrap()).unwrap().1[0].clone()
     };
     let before = [shown(&sim, nodes.hub), shown(&sim, b)];
     assert_eq!(before[0], before[1]);

@@ -15,9 +15,9 @@ use super::value::{
     source, unicast,
 };
 use super::{
-    Accept, Advertise, Certificates, Config, Dataplane, Host, Limits, Listen, LogLevel, Mtu,
-    Multicast, NextHopServer, Nhrp, Password, Security, Source, StaticMap, Trust, Tunnel, Tunnels,
-    Underlay,
+    Accept, Advertise, Authentication, Certificates, Config, Dataplane, Host, KeyFile, Limits,
+    Listen, LogLevel, Mtu, Multicast, NextHopServer, Nhrp, Password, Security, Source, StaticMap,
+    Trust, Tunnel, Tunnels, Underlay,
 };
 
 type Text = Option<String>;
@@ -153,7 +153,8 @@ impl Check {
         let security = self.security(raw.security, folder);
         let clear = matches!(security, Some(Security::None));
         let nhrp = self.nhrp(raw.nhrp, hub, clear);
-        let accept = self.accept(raw.accept, own, nhrp.accept_registrations);
+        let keys = matches!(&security, Some(Security::Keyed(_, peers)) if peers.keys.is_some());
+        let accept = self.accept(raw.accept, own, nhrp.accept_registrations || keys);
         let multicast = match raw.multicast {
             Some(list) => self.list("multicast", list, "[nhs]", multicast),
             None if nhs.is_empty() => vec![Multicast::Dynamic],
@@ -340,11 +341,32 @@ impl Check {
             "" => expected("a file", text),
             _ => Ok(folder.join(text)),
         };
+        let named = raw.identity.is_some();
+        let identity = self.optional("security.identity", raw.identity, |text| {
+            text.parse::<ike::Identity>().map_err(|error| error.to_string())
+        });
+        let allow_weak = raw.psk_allow_weak.is_some();
+        let weak = self.or("security.psk-allow-weak", raw.psk_allow_weak, false, boolean);
+        let keys = self.optional("security.psk-file", raw.psk_file, file);
+        if allow_weak && keys.is_none() {
+            self.problem("security.psk-allow-weak", "there is no psk-file: remove it");
+        }
+        let keys = keys.map(|path| KeyFile { path, allow_weak: weak });
         if raw.certificate.is_none() && raw.private_key.is_none() && raw.ca.is_none() {
-            let text =
-                "missing: expected certificate, private-key and ca, or mode: none for clear GRE";
-            self.problem("security", text);
-            return None;
+            if keys.is_none() {
+                let text = "missing: expected certificate, private-key and ca, or psk-file, or \
+                            mode: none for clear GRE";
+                self.problem("security", text);
+                return None;
+            }
+            if !named {
+                let text = "missing: expected who this node is for its peers, such as \
+                            spoke7.example.net; without a certificate nothing else says it";
+                self.problem("security.identity", text);
+            }
+            identity.as_ref()?;
+            let peers = Authentication { identity, certificates: None, keys };
+            return Some(Security::Keyed(tunnels, Box::new(peers)));
         }
         let certificate = self.required(
             "security.certificate",
@@ -357,15 +379,16 @@ impl Check {
         let what = "the file of the trust anchors, in PEM";
         let ca = self.required("security.ca", raw.ca, what, file);
         let crl = self.optional("security.crl", raw.crl, file);
-        let certificates = Certificates {
+        let certificates = Some(Certificates {
             certificate: certificate?,
             private_key: private_key?,
             ca: ca?,
             crl,
             key_usage,
             extended_key_usage,
-        };
-        Some(Security::Keyed(tunnels, certificates))
+        });
+        let peers = Authentication { identity, certificates, keys };
+        Some(Security::Keyed(tunnels, Box::new(peers)))
     }
 
     fn ike_proposals(&mut self, raw: Option<List>) -> Option<Algorithms> {

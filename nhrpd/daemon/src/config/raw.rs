@@ -154,6 +154,9 @@ sections! {
         extended_key_usage_absent: Text,
         rekey_interval: Text,
         ike_proposals: Option<List>,
+        identity: Text,
+        psk_file: Text,
+        psk_allow_weak: Text,
     }
     Metrics { listen: Text, allow_remote: Text }
     Limits {

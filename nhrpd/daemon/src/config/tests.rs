@@ -104,7 +104,9 @@ fn defaults() {
         key_usage: KeyUsagePolicy::default(),
         extended_key_usage: ExtendedKeyUsagePolicy::default(),
     };
-    assert_eq!(config.security, Security::Keyed(Tunnels::Auto, certificates));
+    let authentication =
+        Authentication { identity: None, certificates: Some(certificates), keys: None };
+    assert_eq!(config.security, Security::Keyed(Tunnels::Auto, Box::new(authentication)));
     assert_eq!(config.rekey_interval, Duration::from_secs(14_400));
 }
 
@@ -527,7 +529,8 @@ fn security_ike_proposals() {
 fn security_files() {
     let with = |security: &str| read(&file("", "").replace(SECURITY, security));
     let config = with("certificate: /a/b.crt, private-key: ../b.key, ca: ca, crl: crl.pem");
-    let Security::Keyed(_, files) = config.unwrap().security else { panic!("clear") };
+    let Security::Keyed(_, peers) = config.unwrap().security else { panic!("clear") };
+    let files = peers.certificates.unwrap();
     assert_eq!(files.certificate, Path::new("/a/b.crt"));
     assert_eq!(files.private_key, Path::new("/etc/nhrpd/../b.key"));
     assert_eq!(files.crl.as_deref(), Some(Path::new("/etc/nhrpd/crl.pem")));
@@ -535,7 +538,8 @@ fn security_files() {
     assert_eq!(
         missing(""),
         [
-            "security: missing: expected certificate, private-key and ca, or mode: none for clear GRE"
+            "security: missing: expected certificate, private-key and ca, or psk-file, or mode: none \
+             for clear GRE"
         ]
     );
     assert_eq!(
@@ -554,9 +558,45 @@ fn security_files() {
     );
 }
 
+#[test]
+fn security_pre_shared_keys() {
+    let with = |security: &str| read(&file("", "").replace(SECURITY, security));
+    let keyed = |security: &str| match with(security).unwrap().security {
+        Security::Keyed(_, peers) => *peers,
+        Security::None => panic!("clear"),
+    };
+    let alone = keyed("psk-file: psk, identity: hub.example.net");
+    let path = Path::new("/etc/nhrpd/psk").to_owned();
+    assert_eq!(alone.keys, Some(KeyFile { path, allow_weak: false }));
+    assert_eq!((alone.certificates, alone.identity.unwrap().kind), (None, 2));
+    let files = format!("{SECURITY}, psk-file: /k, psk-allow-weak: true");
+    let both = keyed(&files);
+    assert!(both.certificates.is_some() && both.keys.unwrap().allow_weak);
+    assert_eq!(both.identity, None);
+    let identity =
+        |text: &str| keyed(&format!("psk-file: k, identity: '{text}'")).identity.unwrap();
+    assert_eq!(identity("192.0.2.1").kind, 1);
+    assert_eq!(identity("keyid:office-7").data, b"office-7");
+    let wrong = |security: &str| problems(&file("", "").replace(SECURITY, security));
+    assert_eq!(
+        wrong("psk-file: psk"),
+        ["security.identity: missing: expected who this node is for its peers, such as \
+             spoke7.example.net; without a certificate nothing else says it"]
+    );
+    assert_eq!(
+        wrong("psk-file: psk, identity: CN=hub"),
+        ["security.identity: expected a DNS name, an IP address, user@domain or keyid:TEXT, \
+             found \"CN=hub\""]
+    );
+    assert_eq!(
+        wrong(&format!("{SECURITY}, psk-allow-weak: true")),
+        ["security.psk-allow-weak: there is no psk-file: remove it"]
+    );
+}
+
 fn certificates(text: &str) -> Certificates {
     match good("security", text).security {
-        Security::Keyed(_, certificates) => certificates,
+        Security::Keyed(_, peers) => peers.certificates.unwrap(),
         Security::None => panic!("clear"),
     }
 }

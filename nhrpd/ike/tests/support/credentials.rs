@@ -64,6 +64,7 @@ impl Authority {
             identity: Identity { kind: 2, data: name.into() },
             chain: [vec![leaf], self.chain.clone()].concat(),
             private_key: key.serialize_der(),
+            keys: ike::psk::SharedKeys::default(),
             judge: std::rc::Rc::new(|_| Ok(())),
         }
     }
@@ -76,11 +77,29 @@ pub struct Credentials {
     pub identity: Identity,
     pub chain: Vec<Vec<u8>>,
     pub private_key: Vec<u8>,
+    pub keys: ike::psk::SharedKeys,
     /// Refuses peers by their chain.
     pub judge: Judge,
 }
 
 impl Credentials {
+    /// Without a certificate, with the keys of such a file.
+    pub fn shared(identity: &str, keys: &str) -> Self {
+        Self {
+            identity: identity.parse().unwrap(),
+            chain: Vec::new(),
+            private_key: Vec::new(),
+            keys: ike::psk::SharedKeys::parse(keys, false).unwrap(),
+            judge: std::rc::Rc::new(|_| Ok(())),
+        }
+    }
+
+    /// With these keys beside the certificate.
+    pub fn with_keys(mut self, keys: &str) -> Self {
+        self.keys = ike::psk::SharedKeys::parse(keys, false).unwrap();
+        self
+    }
+
     pub fn refusing(mut self, words: &'static str) -> Self {
         self.judge = std::rc::Rc::new(move |_| Err(Refusal(words.into())));
         self
@@ -100,8 +119,19 @@ impl ike::Credentials for Credentials {
         Zeroizing::new(self.private_key.clone())
     }
 
-    /// The identity must be a name in the certificate.
+    fn shared_key(&self, peer: Option<&Identity>) -> Option<Zeroizing<Vec<u8>>> {
+        match peer {
+            Some(peer) => self.keys.of(peer).cloned(),
+            None if self.chain.is_empty() => self.keys.of_stranger().cloned(),
+            None => None,
+        }
+    }
+
+    /// The identity must be a name in the certificate, if there is one.
     fn authenticate(&self, identity: &Identity, chain: &[Vec<u8>]) -> Result<(), Refusal> {
+        if chain.is_empty() {
+            return (self.judge)(chain);
+        }
         let (_, leaf) = X509Certificate::from_der(&chain[0])
             .map_err(|_| Refusal("certificate is not DER".into()))?;
         let names = leaf.subject_alternative_name().ok().flatten();
