@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
+use dataplane::DataPlane;
 use dataplane::underlay::{self, Underlay};
 use ike::TunnelKind;
 use ike::psk::SharedKeys;
@@ -152,12 +153,17 @@ pub(crate) fn plane(config: &Config, underlay: &Underlay) -> dataplane::Config {
         clear: config.security == config::Security::None,
         source: underlay.address,
         bind_source: matches!(config.underlay.source, Source::Address(_)),
+        grace: config.nhrp.holding_time,
         ..dataplane::Config::default()
     }
 }
 
-/// What the overlay is told.
-pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> overlay::Config {
+/// What the overlay is told. `plane`: what carries its paths.
+pub(crate) fn overlay(
+    config: &Config,
+    credentials: Option<&Credentials>,
+    plane: &DataPlane,
+) -> overlay::Config {
     let mut servers: Vec<Server> = config
         .nhs
         .iter()
@@ -210,10 +216,14 @@ pub(crate) fn overlay(config: &Config, credentials: Option<&Credentials>) -> ove
             half_open: config.limits.half_open,
             half_open_per_source: config.limits.half_open_per_source,
             established: config.limits.peers + SPARE_SAS,
-            tunnels: tunnels(config.security.mode()),
-            esp: dataplane::ESP_CIPHERS.to_vec(),
+            tunnels: match plane {
+                DataPlane::Kernel(_) => vec![TunnelKind::Esp],
+                DataPlane::Userspace(_) => tunnels(config.security.mode()),
+            },
+            esp: plane.esp_ciphers().to_vec(),
             port: config.underlay.port,
-            encapsulate: true,
+            // ESP by itself needs no socket of ours, and so no daemon.
+            encapsulate: matches!(plane, DataPlane::Userspace(_)),
             ..ike::Config::default()
         },
         port: config.underlay.port,

@@ -307,8 +307,10 @@ pub struct Certificates {
 /// `dataplane`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dataplane {
-    /// The best one that this machine has.
+    /// The kernel where it can do all of the job, else this process.
     Auto,
+    /// mGRE device and xfrm.
+    Kernel,
     /// TUN device and this process.
     Userspace,
 }

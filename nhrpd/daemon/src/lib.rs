@@ -7,6 +7,7 @@ mod event;
 mod harden;
 mod log;
 mod metrics;
+mod plane;
 mod reload;
 mod resolve;
 mod shell;
@@ -19,6 +20,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use config::Config;
+use dataplane::probe;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
@@ -42,9 +44,20 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     let role = if config.nhrp.accept_registrations { "hub" } else { "spoke" };
     let Config { tunnel, underlay, .. } = &config;
     println!("{role} {} on {}, over {}", tunnel.address, tunnel.interface, underlay.source);
-    println!("data plane: userspace");
-    for ability in dataplane::probe() {
-        println!("  {ability}");
+    let nbma = match &underlay.source {
+        config::Source::Address(address) => Some(*address),
+        config::Source::Device(_) => None,
+    };
+    let choice = plane::choose(&config, nbma)?;
+    let name = if choice.kernel { "kernel" } else { "userspace" };
+    println!("data plane: {name} ({})", choice.why);
+    let secured = config.security != config::Security::None;
+    for (name, abilities) in [("kernel", probe::kernel(secured)), ("userspace", probe::userspace())]
+    {
+        println!("  {name}:");
+        for ability in abilities {
+            println!("    {ability}");
+        }
     }
     Ok(())
 }

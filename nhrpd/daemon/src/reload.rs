@@ -48,7 +48,7 @@ impl Shell {
             .as_ref()
             .map(|credentials| assemble::doubts(&config, credentials, SystemTime::now()))
             .unwrap_or_default();
-        let told = assemble::overlay(&config, credentials.as_ref());
+        let told = assemble::overlay(&config, credentials.as_ref(), &self.plane);
         self.overlay.reconfigure(now(), told, credentials, &mut rand::rng());
         let former = std::mem::replace(&mut self.config, config);
         let changed = former.differences(&self.config);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use control::Server;
-use dataplane::Userspace;
+use dataplane::DataPlane;
 use dataplane::underlay::{Underlay, Watch};
 use ipnet::IpNet;
 use nhrp::engine::Usage;
@@ -25,7 +25,7 @@ use crate::metrics::Statistics;
 use crate::metrics::http::Listener;
 use crate::resolve::Resolved;
 use crate::show::Show;
-use crate::{assemble, metrics};
+use crate::{assemble, metrics, plane};
 
 /// Events of the data plane that wait for the core.
 const EVENTS: usize = 1024;
@@ -38,7 +38,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub(crate) struct Shell {
     pub(crate) config: Config,
     pub(crate) overlay: Overlay,
-    pub(crate) plane: Userspace,
+    pub(crate) plane: DataPlane,
     /// Next-hop servers whose names do not resolve now, and why.
     pub(crate) unresolved: BTreeMap<IpAddr, String>,
     /// Where the configuration comes from.
@@ -81,8 +81,9 @@ pub(crate) async fn run(
     let mut watch = Watch::start(assemble::source(&config))?;
     let underlay = watch.changed().await;
     let (events_in, mut events) = mpsc::channel(EVENTS);
-    let plane = Userspace::start(assemble::plane(&config, &underlay), events_in).await?;
-    let told = assemble::overlay(&config, credentials.as_ref());
+    let choice = plane::choose(&config, underlay.address)?;
+    let plane = plane::start(&choice, assemble::plane(&config, &underlay), events_in).await?;
+    let told = assemble::overlay(&config, credentials.as_ref(), &plane);
     let overlay = Overlay::new(told, credentials, now(), &mut rand::rng());
     let mut shell = Shell {
         config,
@@ -100,10 +101,11 @@ pub(crate) async fn run(
     shell.set_nbma(underlay.address);
     shell.flush();
     tracing::info!(
-        "running: {} on {}, offloads {}",
+        "running: {} on {}, data plane: {} ({})",
         shell.config.tunnel.address,
         shell.config.tunnel.interface,
-        shell.plane.offloads()
+        shell.plane,
+        choice.why
     );
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -244,7 +246,7 @@ impl Shell {
 }
 
 /// The traffic that shortcuts saw, as the data plane counts it.
-struct Sent<'a>(&'a Userspace);
+struct Sent<'a>(&'a DataPlane);
 
 impl Usage for Sent<'_> {
     fn packets(&self, prefix: IpNet) -> u64 {

@@ -12,6 +12,7 @@ use control::{
     Refusal, Reloaded, Role, Security, Session, Shortcut, ShortcutState, Shortcuts, Spi, Trace,
     Traffic, Transport,
 };
+use dataplane::DataPlane;
 use ike::{SaId, TunnelKind};
 use ipnet::IpNet;
 use nhrp::engine::{self, Binding, BindingKind};
@@ -166,7 +167,10 @@ impl<'a> View<'a> {
             nbma: overlay.nbma(),
             port: config.underlay.port,
             security: self.security(),
-            dataplane: Dataplane::Userspace,
+            dataplane: match self.shell.plane {
+                DataPlane::Kernel(_) => Dataplane::Kernel,
+                DataPlane::Userspace(_) => Dataplane::Userspace,
+            },
             identity: overlay.credentials().map(Credentials::name),
             up_seconds: self.seconds(overlay.started()),
             nhs: self.servers(),

@@ -1,17 +1,20 @@
-//! What carries the packets: [`userspace`] (TUN, GRE, ESP, WireGuard), later `kernel`.
+//! What carries the packets: [`userspace`] (TUN, GRE, ESP, WireGuard) or [`kernel`] (mGRE, xfrm).
 //!
 //! The daemon hands over what should be so ([`overlay::desired::Desired`]) and hears what was
 //! seen ([`overlay::desired::Event`]).
 
 mod error;
+pub mod kernel;
 mod mtu;
 mod netlink;
+mod plane;
 pub mod probe;
 pub mod underlay;
 pub mod userspace;
 
 pub use error::Error;
+pub use kernel::Kernel;
 pub use mtu::{Overhead, tunnel_mtu};
 pub use netlink::ROUTE_PROTOCOL;
-pub use probe::probe;
-pub use userspace::{Config, ESP_CIPHERS, Userspace};
+pub use plane::DataPlane;
+pub use userspace::{Config, Userspace};

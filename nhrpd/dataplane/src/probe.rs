@@ -13,7 +13,7 @@ use crate::userspace::tun;
 pub struct Ability {
     /// What it is.
     pub name: &'static str,
-    /// The userspace data plane cannot do without it.
+    /// The data plane cannot do without it.
     pub required: bool,
     /// Whether it is there; if not, why, and what to do.
     pub state: Result<(), String>,
@@ -28,8 +28,19 @@ impl fmt::Display for Ability {
     }
 }
 
-/// Asks the kernel; changes nothing.
-pub fn probe() -> Vec<Ability> {
+/// What the kernel data plane needs. What is tried is taken away again. `secured`: with encryption.
+pub fn kernel(secured: bool) -> Vec<Ability> {
+    crate::kernel::probe::probe(secured)
+}
+
+/// The first ability that is required and not there, in words.
+pub fn hindrance(abilities: &[Ability]) -> Option<String> {
+    let missing = |ability: &&Ability| ability.required && ability.state.is_err();
+    abilities.iter().find(missing).map(ToString::to_string)
+}
+
+/// What the userspace data plane needs or can use; changes nothing.
+pub fn userspace() -> Vec<Ability> {
     let features = tun::features();
     let large = match &features {
         Ok(features) if features & libc::IFF_VNET_HDR != 0 => Ok(()),

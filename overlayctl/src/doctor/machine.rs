@@ -9,7 +9,7 @@ use super::Check;
 
 /// What the data planes need.
 pub(super) fn abilities() -> Vec<Check> {
-    let abilities = dataplane::probe().into_iter();
+    let abilities = dataplane::probe::userspace().into_iter();
     abilities
         .map(|ability| match ability.state {
             Ok(()) => Check::ok("kernel", format!("{}: there", ability.name)),

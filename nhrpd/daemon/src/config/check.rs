@@ -171,7 +171,7 @@ impl Check {
                 None => Vec::new(),
             },
             accept,
-            dataplane: self.or("dataplane", raw.dataplane, Dataplane::Auto, dataplane),
+            dataplane: self.or("dataplane", raw.dataplane, Dataplane::Auto, choice(DATAPLANES)),
             limits: self.limits(raw.limits),
             metrics: self.metrics(raw.metrics),
             log: self.or("log", raw.log, LogLevel::Info, choice(&LOG_LEVELS)),
@@ -483,12 +483,11 @@ fn mtu(text: &str) -> Parsed<Mtu> {
     }
 }
 
-fn dataplane(text: &str) -> Parsed<Dataplane> {
-    match text {
-        "kernel" => Err("kernel is not in this version: use auto or userspace".to_owned()),
-        _ => choice(&[("auto", Dataplane::Auto), ("userspace", Dataplane::Userspace)])(text),
-    }
-}
+const DATAPLANES: &[(&str, Dataplane)] = &[
+    ("auto", Dataplane::Auto),
+    ("kernel", Dataplane::Kernel),
+    ("userspace", Dataplane::Userspace),
+];
 
 fn multicast(text: &str) -> Parsed<Multicast> {
     match (text, text.parse()) {

@@ -654,8 +654,8 @@ fn security_extended_key_usage() {
 #[test]
 fn dataplane() {
     assert_eq!(good("", "dataplane: userspace").dataplane, Dataplane::Userspace);
-    bad("", "dataplane: kernel", "dataplane: kernel is not in this version: use auto or userspace");
-    bad("", "dataplane: fast", "dataplane: expected auto or userspace, found \"fast\"");
+    assert_eq!(good("", "dataplane: kernel").dataplane, Dataplane::Kernel);
+    bad("", "dataplane: fast", "dataplane: expected auto, kernel or userspace, found \"fast\"");
 }
 
 #[test]

@@ -13,7 +13,7 @@
 
 mod coalesce;
 mod control;
-mod counters;
+pub(crate) mod counters;
 mod egress;
 mod esp;
 mod forward;
@@ -21,7 +21,7 @@ mod gre;
 mod icmp;
 mod ingress;
 mod ip;
-mod limit;
+pub(crate) mod limit;
 mod outbox;
 mod peers;
 mod segment;
@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -80,6 +80,10 @@ pub struct Config {
     pub device: Option<String>,
     /// WireGuard keepalive in seconds: holds mappings of address translators open.
     pub keepalive: Option<u16>,
+    /// How long what a former run left in the kernel may wait for its peers (kernel data plane).
+    pub grace: Duration,
+    /// Packets after which an ESP path should get new keys (kernel data plane).
+    pub rekey_packets: u64,
 }
 
 impl Default for Config {
@@ -96,6 +100,8 @@ impl Default for Config {
             bind_source: false,
             device: None,
             keepalive: Some(20),
+            grace: Duration::from_secs(60),
+            rekey_packets: 3 << 30,
         }
     }
 }

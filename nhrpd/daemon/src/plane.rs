@@ -1,0 +1,54 @@
+//! Which data plane: what the configuration asks for, and what this machine can do.
+
+use std::net::IpAddr;
+
+use anyhow::bail;
+use dataplane::DataPlane;
+use dataplane::probe::{self, hindrance};
+use overlay::desired::Event;
+use tokio::sync::mpsc;
+
+use crate::config::{Config, Dataplane, Security, Tunnels};
+
+/// One of the two, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub kernel: bool,
+    pub why: String,
+}
+
+/// Chooses. `nbma`: own address on the underlay, where there is one.
+pub(crate) fn choose(config: &Config, nbma: Option<IpAddr>) -> anyhow::Result<Choice> {
+    if config.dataplane == Dataplane::Userspace {
+        return Ok(Choice { kernel: false, why: "as configured".into() });
+    }
+    let lacking = match (nbma, config.security.mode()) {
+        (Some(IpAddr::V6(_)), _) => Some("the underlay is IPv6".to_owned()),
+        (_, Some(Tunnels::WireGuard)) => Some("it has no WireGuard of ours".to_owned()),
+        // They would have to share an SA.
+        (_, Some(_)) if config.dataplane == Dataplane::Auto && config.nhrp.accept_registrations => {
+            Some("spokes may be several behind one public address".to_owned())
+        }
+        _ => hindrance(&probe::kernel(config.security != Security::None)),
+    };
+    match (lacking, config.dataplane) {
+        (None, Dataplane::Auto) => Ok(Choice { kernel: true, why: "it can do all of it".into() }),
+        (None, _) => Ok(Choice { kernel: true, why: "as configured".into() }),
+        (Some(lacking), Dataplane::Auto) => {
+            Ok(Choice { kernel: false, why: format!("not the kernel: {lacking}") })
+        }
+        (Some(lacking), _) => bail!("`dataplane: kernel` cannot be: {lacking}"),
+    }
+}
+
+/// Starts it.
+pub(crate) async fn start(
+    choice: &Choice,
+    config: dataplane::Config,
+    events: mpsc::Sender<Event>,
+) -> Result<DataPlane, dataplane::Error> {
+    match choice.kernel {
+        true => DataPlane::kernel(config, events).await,
+        false => DataPlane::userspace(config, events).await,
+    }
+}

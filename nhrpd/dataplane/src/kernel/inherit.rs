@@ -1,0 +1,202 @@
+//! What a former run of the daemon left in the kernel: it goes on carrying packets until it has a
+//! successor, or until the peers had time to come back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::plan::{Direction, SaId, Tables};
+use super::rules::Set;
+
+/// What is still on its way through an SA whose successor is there may arrive.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What is left of the former run.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited {
+    tables: Tables,
+    /// Bare neighbours carry, too.
+    clear: bool,
+    until: Option<Instant>,
+    /// Until when SAs from there are kept.
+    succeeded: BTreeMap<IpAddr, Instant>,
+    /// Peers that the overlay was not told of yet.
+    pub peers: Vec<SocketAddr>,
+    /// Destinations of which it is to find the way again.
+    pub destinations: BTreeSet<IpAddr>,
+}
+
+impl Inherited {
+    pub(crate) fn new(found: &Tables, clear: bool, port: u16, until: Instant) -> Self {
+        let mut tables = found.clone();
+        tables
+            .elements
+            .retain(|(set, _)| matches!(set, Set::Trusted | Set::Source4 | Set::Source6));
+        let peers: BTreeSet<SocketAddr> = if clear {
+            tables.neighbours.values().map(|&nbma| (nbma, 0).into()).collect()
+        } else {
+            let sent = tables.associations.iter().filter(|(id, _)| id.direction == Direction::Out);
+            sent.map(|(id, sa)| (id.to, sa.ports.map_or(port, |(_, to)| to)).into()).collect()
+        };
+        let behind = tables.routes.iter().filter(|(_, via)| via.is_some());
+        let behind = behind.map(|(prefix, _)| prefix.addr());
+        let destinations = behind.chain(tables.neighbours.keys().copied()).collect();
+        let until = (tables != Tables::default()).then_some(until);
+        Self {
+            tables,
+            clear,
+            until,
+            succeeded: BTreeMap::new(),
+            peers: peers.into_iter().collect(),
+            destinations,
+        }
+    }
+
+    /// When there is something to give up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.until.into_iter().chain(self.succeeded.values().copied()).min()
+    }
+
+    /// Keeps in the target what has no successor there.
+    pub(crate) fn add_to(&mut self, target: &mut Tables, now: Instant) {
+        let Some(until) = self.until else { return };
+        if now >= until {
+            *self = Self::default();
+            return;
+        }
+        self.keep_associations(target, now);
+        let reachable: BTreeSet<IpAddr> = target
+            .associations
+            .keys()
+            .filter(|id| id.direction == Direction::Out)
+            .map(|id| id.to)
+            .collect();
+        self.tables.neighbours.retain(|_, nbma| self.clear || reachable.contains(nbma));
+        for (&address, &nbma) in &self.tables.neighbours {
+            target.neighbours.entry(address).or_insert(nbma);
+        }
+        for (&prefix, &via) in &self.tables.routes {
+            let known = via.is_some_and(|via| target.neighbours.contains_key(&via));
+            let route = target.routes.entry(prefix).or_insert(None);
+            if known && route.is_none() {
+                *route = via;
+            }
+        }
+    }
+
+    fn keep_associations(&mut self, target: &mut Tables, now: Instant) {
+        let successors: BTreeSet<IpAddr> = target
+            .associations
+            .keys()
+            .filter(|id| id.direction == Direction::Out)
+            .map(|id| id.to)
+            .collect();
+        for &nbma in &successors {
+            if self.tables.associations.values().any(|sa| sa.from == Some(nbma)) {
+                self.succeeded.entry(nbma).or_insert(now + LINGER);
+            }
+        }
+        let over = |nbma: IpAddr| self.succeeded.get(&nbma).is_some_and(|until| *until <= now);
+        self.tables.associations.retain(|id, sa| match id.direction {
+            Direction::Out => !successors.contains(&id.to),
+            Direction::In => sa.from.is_none_or(|from| !over(from)),
+        });
+        self.succeeded.retain(|_, until| *until > now);
+        target.associations.extend(&self.tables.associations);
+        let marks: BTreeSet<[u8; 4]> = self.tables.associations.keys().filter_map(mark).collect();
+        let kept = self.tables.elements.iter().filter(|(_, element)| {
+            element.key.first_chunk().is_some_and(|mark| marks.contains(mark))
+        });
+        target.elements.extend(kept.cloned());
+    }
+}
+
+fn mark(id: &SaId) -> Option<[u8; 4]> {
+    (id.direction == Direction::In).then(|| id.spi.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use ipnet::IpNet;
+
+    use super::super::nft::Element;
+    use super::super::plan::Association;
+    use super::*;
+
+    fn ip(s: &str) -> IpAddr {
+        s.parse().unwrap()
+    }
+
+    fn net(s: &str) -> IpNet {
+        s.parse().unwrap()
+    }
+
+    fn pair(spi: u32) -> [(SaId, Association); 2] {
+        let (own, peer) = (ip("198.18.1.10"), ip("198.18.2.10"));
+        [
+            (
+                SaId { direction: Direction::In, to: own, spi },
+                Association { from: Some(peer), ports: None },
+            ),
+            (
+                SaId { direction: Direction::Out, to: peer, spi: spi + 1 },
+                Association { from: None, ports: None },
+            ),
+        ]
+    }
+
+    fn left() -> Tables {
+        let trusted = Element { key: 0x100u32.to_be_bytes().to_vec(), end: None };
+        Tables {
+            neighbours: BTreeMap::from([(ip("172.16.0.3"), ip("198.18.2.10"))]),
+            routes: BTreeMap::from([(net("192.168.2.0/24"), Some(ip("172.16.0.3")))]),
+            associations: pair(0x100).into(),
+            elements: BTreeSet::from([(Set::Trusted, trusted)]),
+        }
+    }
+
+    const GRACE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_was_left_goes_on_until_the_time_is_over() {
+        let now = Instant::now();
+        let mut inherited = Inherited::new(&left(), false, 4500, now + GRACE);
+        assert_eq!(inherited.peers, ["198.18.2.10:4500".parse().unwrap()]);
+        let mut target = Tables::default();
+        inherited.add_to(&mut target, now);
+        assert_eq!(target, left());
+
+        let mut target = Tables::default();
+        inherited.add_to(&mut target, now + GRACE);
+        assert_eq!(target, Tables::default());
+    }
+
+    #[test]
+    fn an_sa_with_a_successor_only_receives_and_for_a_moment_only() {
+        let now = Instant::now();
+        let mut inherited = Inherited::new(&left(), false, 4500, now + GRACE);
+        let fresh: BTreeMap<_, _> = pair(0x500).into();
+        let kept = |inherited: &mut Inherited, now| {
+            let mut target = Tables { associations: fresh.clone(), ..Tables::default() };
+            inherited.add_to(&mut target, now);
+            let spis = target.associations.keys().map(|id| id.spi).collect::<BTreeSet<_>>();
+            (spis, target.elements.len(), target.neighbours.len())
+        };
+        let at_first = kept(&mut inherited, now);
+        assert_eq!(at_first, (BTreeSet::from([0x100, 0x500, 0x501]), 1, 1));
+        let later = kept(&mut inherited, now + LINGER);
+        assert_eq!(later, (BTreeSet::from([0x500, 0x501]), 0, 1));
+    }
+
+    #[test]
+    fn who_cannot_be_reached_any_more_is_no_neighbour() {
+        let now = Instant::now();
+        let mut tables = left();
+        tables.associations.clear();
+        let mut inherited = Inherited::new(&tables, false, 4500, now + GRACE);
+        let mut target = Tables::default();
+        inherited.add_to(&mut target, now);
+        assert!(target.neighbours.is_empty());
+        assert_eq!(target.routes[&net("192.168.2.0/24")], None, "it stays in the tunnel");
+    }
+}

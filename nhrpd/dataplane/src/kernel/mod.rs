@@ -1,0 +1,255 @@
+//! The kernel data plane: multipoint GRE, xfrm, neighbours, routes and nftables, programmed by
+//! netlink alone.
+//!
+//! ```text
+//!            Desired                                     Event
+//!               │                                          ▲
+//!               ▼                                          │
+//!   plan: what is to be ── difference ──▶ requests     listen: misses, NHRP, NFLOG, expiries
+//!               ▲                            │             ▲
+//!               └──────── what is ◀──────────┴── kernel ───┘
+//! ```
+//!
+//! Packets never come here, but for NHRP, IKE, the first one of a flow that should take a better
+//! way, and multicast, which is copied to its members.
+
+mod inherit;
+mod link;
+mod listen;
+mod log;
+mod nft;
+mod packet;
+mod plan;
+pub(crate) mod probe;
+mod route;
+mod rules;
+mod socket;
+mod state;
+mod usage;
+mod wire;
+mod xfrm;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use overlay::desired::{Desired, Event, PeerCounters, PeerId};
+use tokio::sync::mpsc;
+
+use crate::userspace::counters::{Drops, Reason};
+use crate::{Config, Error};
+use socket::Listener;
+use state::State;
+
+/// Groups of rtnetlink: links, neighbours, routes of both families.
+const ROUTE_GROUPS: u32 = 1 << 0 | 1 << 2 | 1 << 6 | 1 << 10;
+const STACK: usize = 256 << 10;
+
+/// A running kernel data plane.
+#[derive(Debug)]
+pub struct Kernel {
+    core: Arc<Core>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What the listening thread and the handle share.
+struct Core {
+    config: Config,
+    state: Mutex<State>,
+    packets: packet::Socket,
+    /// For IKE; none with `security: none`.
+    udp: Option<UdpSocket>,
+    events: mpsc::Sender<Event>,
+    drops: Arc<Drops>,
+    route: Listener,
+    xfrm: Option<Listener>,
+    log: Listener,
+    stopping: AtomicBool,
+    wake: EventFd,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports without waiting; `false` when the queue is full.
+    fn event(&self, event: Event) -> bool {
+        let taken = self.events.try_send(event).is_ok();
+        if !taken {
+            self.drops.count(Reason::EventQueue);
+        }
+        taken
+    }
+}
+
+impl Kernel {
+    /// Makes the device, or takes that of a former run over with all that belongs to it, and
+    /// begins to listen. With encryption, the policies that keep bare GRE in are there first.
+    ///
+    /// # Errors
+    /// What the kernel lacks, or does not allow.
+    pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Self, Error> {
+        let udp = if config.clear { None } else { Some(ike_socket(&config)?) };
+        let (log, group) = log::listen(xfrm::reqid(&config.interface)).map_err(Error::Netlink)?;
+        let route = Listener::open(libc::NETLINK_ROUTE, ROUTE_GROUPS).map_err(Error::Netlink)?;
+        let xfrm = match config.clear {
+            true => None,
+            false => {
+                Some(Listener::open(libc::NETLINK_XFRM, xfrm::GROUPS).map_err(Error::Netlink)?)
+            }
+        };
+        let state = State::start(&config, group)?;
+        let packets = packet::Socket::open(state.index()).map_err(Error::Socket)?;
+        let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+            .map_err(|errno| Error::Thread(errno.into()))?;
+        let core = Arc::new(Core {
+            config,
+            state: Mutex::new(state),
+            packets,
+            udp,
+            events,
+            drops: Arc::default(),
+            route,
+            xfrm,
+            log,
+            stopping: AtomicBool::new(false),
+            wake,
+        });
+        let listener = core.clone();
+        let thread = std::thread::Builder::new().name("dp-kernel".into()).stack_size(STACK);
+        let thread = thread.spawn(move || listen::run(&listener)).map_err(Error::Thread)?;
+        Ok(Self { core, thread: Some(thread) })
+    }
+
+    /// Compares with what is, and repairs the difference.
+    pub fn apply(&self, desired: &Desired) {
+        let mut state = self.core.state();
+        state.set_desired(desired);
+        let fresh = state.converge();
+        drop(state);
+        for nbma in fresh {
+            self.core.send(packet::PROBE, nbma, &[]);
+        }
+        self.wake();
+    }
+
+    /// The underlay's address or MTU is another one.
+    pub async fn set_underlay(&self, source: Option<IpAddr>, mtu: u16) {
+        self.core.state().set_underlay(source, mtu);
+    }
+
+    /// MTU of the tunnel device in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.core.state().mtu()
+    }
+
+    /// Sends an IKE message (the non-ESP marker is added here); not with `security: none`, and
+    /// from no other port than the configured one.
+    pub fn send_ike(&self, port: u16, to: SocketAddr, datagram: &[u8]) {
+        let udp = self.core.udp.as_ref().filter(|_| port == self.core.config.port);
+        let Some(udp) = udp else { return self.core.drops.count(Reason::SendFailed) };
+        // RFC 3948 §2.2
+        let mut message = vec![0; 4];
+        message.extend_from_slice(datagram);
+        if let Err(error) = udp.send_to(&message, to) {
+            tracing::debug!("IKE to {to}: {error}");
+            self.core.drops.count(Reason::SendFailed);
+        }
+    }
+
+    /// Sends an NHRP packet (ar$afn first) to a peer.
+    pub fn send_nhrp(&self, peer: PeerId, packet: &[u8]) {
+        let endpoint = self.core.state().endpoint(peer);
+        match endpoint {
+            Some(endpoint) => self.core.send(packet::NHRP, endpoint.ip(), packet),
+            None => self.core.drops.count(Reason::UnknownPeer),
+        }
+    }
+
+    /// Sends an NHRP packet to a node that is no peer yet; only with `security: none`.
+    pub fn send_nhrp_clear(&self, to: IpAddr, packet: &[u8]) {
+        if !self.core.config.clear {
+            return self.core.drops.count(Reason::SendFailed);
+        }
+        self.core.send(packet::NHRP, to, packet);
+    }
+
+    /// Counters of every path.
+    pub fn counters(&self) -> BTreeMap<PeerId, PeerCounters> {
+        self.core.state().counters()
+    }
+
+    /// Packets that took the forwarding entry for exactly this prefix; 0 where there is none.
+    pub fn packets(&self, prefix: IpNet) -> u64 {
+        self.core.state().packets(prefix)
+    }
+
+    /// Drops since the start, by reason.
+    pub fn drops(&self) -> BTreeMap<&'static str, u64> {
+        self.core.drops.read()
+    }
+
+    /// Takes away all that was made, the policies last.
+    pub async fn stop(mut self) {
+        self.halt();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the listening thread panicked");
+        }
+        self.core.state().remove_all();
+    }
+
+    fn wake(&self) {
+        let _ = self.core.wake.write(1);
+    }
+
+    fn halt(&self) {
+        self.core.stopping.store(true, Relaxed);
+        self.wake();
+    }
+}
+
+/// The device, its tables and the policies stay: the next run takes them over.
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+impl Core {
+    fn send(&self, protocol: u16, to: IpAddr, packet: &[u8]) {
+        if let Err(error) = self.packets.send(protocol, to, packet) {
+            tracing::debug!("to {to}: {error}");
+            self.drops.count(Reason::SendFailed);
+        }
+    }
+}
+
+fn ike_socket(config: &Config) -> Result<UdpSocket, Error> {
+    let own = config.source.filter(|source| config.bind_source && source.is_ipv4());
+    let own = own.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let socket = UdpSocket::bind((own, config.port)).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Error::PortInUse(config.port),
+        _ => Error::Socket(error),
+    })?;
+    socket.set_nonblocking(true).map_err(Error::Socket)?;
+    packet::take_esp(&socket).map_err(Error::Socket)?;
+    Ok(socket)
+}
+
+/// Time since something.
+fn seconds(since: Instant) -> u64 {
+    since.elapsed().as_secs()
+}

@@ -1,0 +1,78 @@
+//! What this kernel can do: each ability is tried with a thing that is taken away again.
+
+use std::io;
+use std::net::IpAddr;
+
+use overlay::desired::{Esp, EspCipher, EspKeys};
+use zeroize::Zeroizing;
+
+use super::link::{self, Gre};
+use super::log;
+use super::plan::{Association, Direction, SaId};
+use super::rules::Rules;
+use super::socket::Requests;
+use super::xfrm::{self, Replay, Tell};
+use crate::probe::Ability;
+
+const DEVICE: &str = "nhrpd-probe";
+
+/// Asks the kernel. `secured`: with encryption.
+pub(crate) fn probe(secured: bool) -> Vec<Ability> {
+    let ability = |name, required, result: io::Result<()>, modules: &str| Ability {
+        name,
+        required,
+        state: result.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "permission denied: run as root or give CAP_NET_ADMIN and CAP_NET_RAW".into()
+            }
+            _ => format!("{error}: load it (modprobe {modules})"),
+        }),
+    };
+    let mut all = vec![
+        ability("multipoint GRE", true, gre(), "ip_gre"),
+        ability("nftables", true, rules(secured), "nf_tables nft_log nft_xfrm"),
+        ability("NFLOG", true, log::listen(0).map(drop), "nfnetlink_log"),
+    ];
+    let ciphers = [
+        ("ESP with AES-GCM", EspCipher::Aes256Gcm16, secured, "esp4 esp4_offload aesni_intel"),
+        ("ESP with ChaCha20-Poly1305", EspCipher::ChaCha20Poly1305, false, "chacha20poly1305"),
+        ("ESP with AES-CBC and SHA-256", EspCipher::Aes256CbcSha256, false, "authenc"),
+    ];
+    for (name, cipher, required, modules) in ciphers {
+        all.push(ability(name, required, esp(cipher), modules));
+    }
+    all
+}
+
+fn gre() -> io::Result<()> {
+    let kernel = Requests::open(libc::NETLINK_ROUTE)?;
+    let gre = Gre { key: Some(rand::random()), local: None, link: None };
+    link::try_create(&kernel, DEVICE, &gre)
+}
+
+fn rules(secured: bool) -> io::Result<()> {
+    let kernel = Requests::open(libc::NETLINK_NETFILTER)?;
+    let rules = Rules { table: DEVICE.into(), index: 1, key: Some(1), group: 1, secured };
+    rules.install(&kernel)?;
+    rules.remove(&kernel)
+}
+
+fn esp(cipher: EspCipher) -> io::Result<()> {
+    let kernel = Requests::open(libc::NETLINK_XFRM)?;
+    let (encryption, integrity) = cipher.key_lens();
+    let random = |len| Zeroizing::new((0..len).map(|_| rand::random()).collect::<Vec<u8>>());
+    let keys = || EspKeys {
+        spi: rand::random::<u32>() | 1 << 31,
+        encryption: random(encryption),
+        integrity: random(integrity),
+    };
+    let esp = Esp { cipher, esn: true, encapsulated: true, inbound: keys(), outbound: keys() };
+    // RFC 5737: documentation, not in use anywhere.
+    let to = IpAddr::from([192, 0, 2, 1]);
+    let id = SaId { direction: Direction::Out, to, spi: esp.outbound.spi };
+    let association = Association { from: None, ports: Some((4500, 4500)) };
+    let reqid = xfrm::reqid(DEVICE);
+    let tell = Tell::FirstPacket;
+    kernel.execute(xfrm::add(id, association, &esp, reqid, Replay::default(), tell))?;
+    kernel.execute(xfrm::remove(id))
+}

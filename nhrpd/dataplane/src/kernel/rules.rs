@@ -1,0 +1,354 @@
+//! Our table in nf_tables: what it counts, checks, logs and drops.
+//!
+//! ```text
+//! table inet nhrpd-dmvpn0 {
+//!   input (raw):      GRE of this tunnel   mark := SPI of its SA; count by NBMA address
+//!   output:           GRE of this tunnel   drop where the receiver is a group; count by NBMA address
+//!   prerouting (raw): in = dmvpn0          drop unless (mark, source) is allowed; mark := 0
+//!   forward:          out = dmvpn0         clamp MSS; log multicast to us
+//!                     in = out = dmvpn0    count; log the first packet of each flow to us
+//!   output:           out = dmvpn0         log multicast to us; no ICMP redirects; clamp MSS
+//! }
+//! ```
+//!
+//! `nft list table inet nhrpd-dmvpn0` shows it.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::nft::{
+    self, ACCEPT, Count, DROP, DYNAMIC, Element, Hook, IIF, L4PROTO, MARK, NETWORK, NFPROTO,
+    NewSet, OIF, R0, R1, RANGES, TRANSPORT,
+};
+use super::socket::Requests;
+use super::wire::Request;
+
+/// Changes with the rules below, so that a daemon of another version does not keep the old ones.
+const VERSION: u32 = 1;
+const RAW: i32 = -300;
+const FILTER: i32 = 0;
+const MANGLE: i32 = -150;
+/// A flow's redirect is said again after this; an indication may get lost.
+const REDIRECT_MS: u64 = 2000;
+const FLOWS: u32 = 4096;
+/// What a redirect tells of the packet.
+const QUOTE: u32 = 128;
+/// Prefixes of what is logged.
+pub(crate) const REDIRECT: &str = "redirect";
+pub(crate) const MULTICAST: &str = "multicast";
+
+const IPV4: (u32, u32) = (7, 4);
+const IPV6: (u32, u32) = (8, 16);
+const MARKS: (u32, u32) = (19, 4);
+const DEVICE: (u32, u32) = (20, 4);
+
+/// The sets that we fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Set {
+    /// NBMA addresses, counting what they send.
+    Received,
+    /// NBMA addresses, counting what they are sent.
+    Sent,
+    /// Prefixes of the forwarding table, by destination.
+    To4,
+    To6,
+    /// The same by source, of what is forwarded from peer to peer.
+    From4,
+    From6,
+    /// SPIs whose peers may use any source.
+    Trusted,
+    /// Sources by SPI.
+    Source4,
+    Source6,
+}
+
+impl Set {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Received,
+        Self::Sent,
+        Self::To4,
+        Self::To6,
+        Self::From4,
+        Self::From6,
+        Self::Trusted,
+        Self::Source4,
+        Self::Source6,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Sent => "sent",
+            Self::To4 => "to4",
+            Self::To6 => "to6",
+            Self::From4 => "from4",
+            Self::From6 => "from6",
+            Self::Trusted => "trusted",
+            Self::Source4 => "source4",
+            Self::Source6 => "source6",
+        }
+    }
+
+    fn request(self, table: &str) -> Request {
+        let (fields, flags, counting): (&[(u32, u32)], u32, bool) = match self {
+            Self::Received | Self::Sent => (&[IPV4], 0, true),
+            Self::To4 | Self::From4 => (&[DEVICE, IPV4], RANGES, true),
+            Self::To6 | Self::From6 => (&[DEVICE, IPV6], RANGES, true),
+            Self::Trusted => (&[MARKS], 0, false),
+            Self::Source4 => (&[MARKS, IPV4], RANGES, false),
+            Self::Source6 => (&[MARKS, IPV6], RANGES, false),
+        };
+        NewSet { name: self.name(), flags, fields, counting, dynamic: None }.request(table)
+    }
+}
+
+/// What the rules depend on.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    /// Name of the table.
+    pub table: String,
+    /// Index of the tunnel device.
+    pub index: u32,
+    /// GRE key.
+    pub key: Option<u32>,
+    /// NFLOG group.
+    pub group: u16,
+    /// Whoever sends is known by his SA.
+    pub secured: bool,
+}
+
+impl Rules {
+    fn comment(&self) -> String {
+        let Self { index, key, group, secured, .. } = self;
+        let key = key.map_or("-".into(), |key| key.to_string());
+        format!("nhrpd rules {VERSION} device {index} key {key} group {group} secured {secured}")
+    }
+
+    /// The table is there as it should be, as a former run made it.
+    pub(crate) fn present(&self, kernel: &Requests) -> io::Result<bool> {
+        Ok(nft::table_comment(kernel, &self.table)? == Some(self.comment()))
+    }
+
+    /// Makes the table, in place of one of that name.
+    pub(crate) fn install(&self, kernel: &Requests) -> io::Result<()> {
+        let mut requests = Vec::new();
+        if nft::table_comment(kernel, &self.table)?.is_some() {
+            requests.push(nft::delete_table(&self.table));
+        }
+        requests.extend(self.requests());
+        kernel.transaction(requests)
+    }
+
+    pub(crate) fn remove(&self, kernel: &Requests) -> io::Result<()> {
+        kernel.transaction(vec![nft::delete_table(&self.table)])
+    }
+
+    /// Adds and removes elements in one transaction.
+    pub(crate) fn update(
+        &self,
+        kernel: &Requests,
+        added: &[(Set, Element)],
+        removed: &[(Set, Element)],
+    ) -> io::Result<()> {
+        let mut requests = Vec::new();
+        for set in Set::ALL {
+            let of = |all: &[(Set, Element)]| {
+                all.iter().filter(|(of, _)| *of == set).map(|(_, e)| e.clone()).collect::<Vec<_>>()
+            };
+            let (gone, new) = (of(removed), of(added));
+            let name = set.name();
+            requests.extend(nft::remove_elements(
+                &self.table,
+                name,
+                &gone.iter().collect::<Vec<_>>(),
+            ));
+            requests.extend(nft::add_elements(&self.table, name, &new.iter().collect::<Vec<_>>()));
+        }
+        if requests.is_empty() { Ok(()) } else { kernel.transaction(requests) }
+    }
+
+    /// What a set has.
+    pub(crate) fn read(&self, kernel: &Requests, set: Set) -> io::Result<BTreeMap<Element, Count>> {
+        nft::read_set(kernel, &self.table, set.name())
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        let table = self.table.as_str();
+        let mut all = vec![nft::new_table(table, &self.comment())];
+        all.extend(Set::ALL.map(|set| set.request(table)));
+        for (name, field) in [("flows4", IPV4), ("flows6", IPV6)] {
+            let dynamic = Some((FLOWS, REDIRECT_MS));
+            let fields = &[field, field];
+            all.push(
+                NewSet { name, flags: DYNAMIC, fields, counting: false, dynamic }.request(table),
+            );
+        }
+        let chains = [
+            ("gre-in", Hook::Input, RAW),
+            ("gre-out", Hook::Output, FILTER),
+            ("in", Hook::Prerouting, RAW),
+            ("forward", Hook::Forward, MANGLE),
+            ("out", Hook::Output, MANGLE),
+        ];
+        for (chain, hook, priority) in chains {
+            all.push(nft::new_chain(table, chain, Some((hook, priority))));
+        }
+        self.outer(&mut all);
+        if self.secured {
+            self.sources(&mut all);
+        }
+        self.forward(&mut all);
+        self.out(&mut all);
+        all
+    }
+
+    /// GRE with our key, and no checksum or sequence number. The protocol comes last: `nft list`
+    /// (1.0.6) does not know GRE's header, and ends where it knows that it should.
+    fn ours(&self, rule: Request) -> Request {
+        let rule = ipv4(rule).header(TRANSPORT, 0, 2, R0).mask(R0, &[0xb0, 0]);
+        let rule = match self.key {
+            Some(key) => {
+                rule.equal(R0, &[0x20, 0]).header(TRANSPORT, 4, 4, R0).equal(R0, &key.to_be_bytes())
+            }
+            None => rule.equal(R0, &[0, 0]),
+        };
+        rule.meta(L4PROTO, R0).equal(R0, &[libc::IPPROTO_GRE as u8])
+    }
+
+    fn outer(&self, all: &mut Vec<Request>) {
+        let table = self.table.as_str();
+        if self.secured {
+            let mark = |r| self.ours(r).inbound_spi(R0).set_mark(R0);
+            all.push(nft::rule(table, "gre-in", mark));
+        }
+        let source = |r| self.ours(r).header(NETWORK, 12, 4, R0).lookup(Set::Received.name(), R0);
+        all.push(nft::rule(table, "gre-in", source));
+        // The kernel has one neighbour for a group: the group. We copy to the members instead.
+        for (mask, group) in [([0xf0, 0, 0, 0], [224, 0, 0, 0]), ([255; 4], [255; 4])] {
+            let group = |r| {
+                self.ours(r)
+                    .header(NETWORK, 16, 4, R0)
+                    .mask(R0, &mask)
+                    .equal(R0, &group)
+                    .verdict(DROP)
+            };
+            all.push(nft::rule(table, "gre-out", group));
+        }
+        let receiver = |r| self.ours(r).header(NETWORK, 16, 4, R0).lookup(Set::Sent.name(), R0);
+        all.push(nft::rule(table, "gre-out", receiver));
+    }
+
+    fn device(&self, rule: Request, which: u32) -> Request {
+        rule.meta(which, R0).equal(R0, &self.index.to_ne_bytes())
+    }
+
+    /// A peer sends from what it may claim, or from an address that no router forwards.
+    fn sources(&self, all: &mut Vec<Request>) {
+        let table = self.table.as_str();
+        all.push(nft::new_chain(table, "verified", None));
+        let clear = |r: Request| r.load(R0, &[0; 4]).set_mark(R0).verdict(ACCEPT);
+        all.push(nft::rule(table, "verified", clear));
+        let mut allow = |inside: &dyn Fn(Request) -> Request| {
+            let rule = |r| inside(self.device(r, IIF)).go_to("verified");
+            all.push(nft::rule(table, "in", rule));
+        };
+        allow(&|r| r.meta(MARK, R0).lookup(Set::Trusted.name(), R0));
+        allow(&|r| {
+            ipv4(r).meta(MARK, R0).header(NETWORK, 12, 4, R1).lookup(Set::Source4.name(), R0)
+        });
+        allow(&|r| {
+            ipv6(r).meta(MARK, R0).header(NETWORK, 8, 16, R1).lookup(Set::Source6.name(), R0)
+        });
+        allow(&|r| ipv4(r).header(NETWORK, 12, 2, R0).equal(R0, &[169, 254]));
+        allow(&|r| ipv4(r).header(NETWORK, 12, 4, R0).equal(R0, &[0; 4]));
+        allow(&|r| {
+            ipv6(r).header(NETWORK, 8, 2, R0).mask(R0, &[0xff, 0xc0]).equal(R0, &[0xfe, 0x80])
+        });
+        allow(&|r| ipv6(r).header(NETWORK, 8, 16, R0).equal(R0, &[0; 16]));
+        let rest = |r| self.device(r, IIF).counter().verdict(DROP);
+        all.push(nft::rule(table, "in", rest));
+    }
+
+    fn forward(&self, all: &mut Vec<Request>) {
+        let table = self.table.as_str();
+        self.to_tunnel(all, "forward");
+        for (family, source, len, from, flows) in [
+            (ipv4 as fn(Request) -> Request, 12, 4, Set::From4, "flows4"),
+            (ipv6, 8, 16, Set::From6, "flows6"),
+        ] {
+            let through = |r| family(self.device(self.device(r, IIF), OIF));
+            let count = |r| {
+                through(r).meta(IIF, R0).header(NETWORK, source, len, R1).lookup(from.name(), R0)
+            };
+            all.push(nft::rule(table, "forward", count));
+            let known = |r| {
+                through(r).header(NETWORK, source, 2 * len, R0).lookup(flows, R0).verdict(ACCEPT)
+            };
+            all.push(nft::rule(table, "forward", known));
+            let fresh = |r| {
+                through(r)
+                    .header(NETWORK, source, 2 * len, R0)
+                    .remember(flows, R0)
+                    .log(self.group, REDIRECT, QUOTE)
+            };
+            all.push(nft::rule(table, "forward", fresh));
+        }
+    }
+
+    fn out(&self, all: &mut Vec<Request>) {
+        let table = self.table.as_str();
+        // NHRP tells of better ways; ICMP redirects would do so behind its back.
+        let redirect = |r| {
+            self.device(ipv4(r), OIF)
+                .meta(L4PROTO, R0)
+                .equal(R0, &[libc::IPPROTO_ICMP as u8])
+                .header(TRANSPORT, 0, 1, R0)
+                .equal(R0, &[5])
+                .verdict(DROP)
+        };
+        all.push(nft::rule(table, "out", redirect));
+        self.to_tunnel(all, "out");
+    }
+
+    /// What goes into the tunnel, from here or from elsewhere.
+    fn to_tunnel(&self, all: &mut Vec<Request>, chain: &str) {
+        let table = self.table.as_str();
+        let log = |r: Request| r.log(self.group, MULTICAST, 0);
+        let group4 = |r| {
+            log(self
+                .device(ipv4(r), OIF)
+                .header(NETWORK, 16, 1, R0)
+                .mask(R0, &[0xf0])
+                .equal(R0, &[224]))
+        };
+        let broadcast =
+            |r| log(self.device(ipv4(r), OIF).header(NETWORK, 16, 4, R0).equal(R0, &[255; 4]));
+        let group6 =
+            |r| log(self.device(ipv6(r), OIF).header(NETWORK, 24, 1, R0).equal(R0, &[0xff]));
+        let segments = |r| {
+            self.device(r, OIF)
+                .meta(L4PROTO, R0)
+                .equal(R0, &[libc::IPPROTO_TCP as u8])
+                .header(TRANSPORT, 13, 1, R0)
+                .mask(R0, &[6])
+                .equal(R0, &[2])
+                .clamp_segment_size()
+        };
+        let to4 = |r| ipv4(r).meta(OIF, R0).header(NETWORK, 16, 4, R1).lookup(Set::To4.name(), R0);
+        let to6 = |r| ipv6(r).meta(OIF, R0).header(NETWORK, 24, 16, R1).lookup(Set::To6.name(), R0);
+        all.push(nft::rule(table, chain, group4));
+        all.push(nft::rule(table, chain, broadcast));
+        all.push(nft::rule(table, chain, group6));
+        all.push(nft::rule(table, chain, segments));
+        all.push(nft::rule(table, chain, to4));
+        all.push(nft::rule(table, chain, to6));
+    }
+}
+
+fn ipv4(rule: Request) -> Request {
+    rule.meta(NFPROTO, R0).equal(R0, &[libc::NFPROTO_IPV4 as u8])
+}
+
+fn ipv6(rule: Request) -> Request {
+    rule.meta(NFPROTO, R0).equal(R0, &[libc::NFPROTO_IPV6 as u8])
+}

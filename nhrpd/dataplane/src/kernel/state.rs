@@ -1,0 +1,585 @@
+//! What is in the kernel, what is to be, and the way from one to the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use overlay::desired::{Desired, PeerCounters, PeerId};
+
+use super::inherit::Inherited;
+use super::link::{self, Gre};
+use super::plan::{self, Association, Context, Difference, Direction, SaId, Tables, difference};
+use super::rules::{Rules, Set};
+use super::socket::Requests;
+use super::usage::Usage;
+use super::xfrm::{self, Policies, Replay, Tell};
+use super::{route, seconds};
+use crate::{Config, Error, Overhead, tunnel_mtu};
+
+/// Addresses in the tunnel that the kernel asked for and that the server stands for.
+const ASKED: usize = 1024;
+/// GRE header with and without a key, behind an IPv4 header.
+const GRE_KEYED: u64 = 28;
+const GRE: u64 = 24;
+
+/// Everything that is known of the kernel.
+pub(crate) struct State {
+    config: Config,
+    route: Requests,
+    nft: Requests,
+    xfrm: Option<Requests>,
+    index: u32,
+    gre: Gre,
+    made_by_us: bool,
+    rules: Rules,
+    policies: Policies,
+    desired: Desired,
+    own: Option<IpAddr>,
+    underlay_mtu: u16,
+    asked: BTreeSet<IpAddr>,
+    confirmed: BTreeSet<PeerId>,
+    actual: Tables,
+    inherited: Inherited,
+    /// What could not be done and why, so that it is said once.
+    complaints: BTreeMap<String, String>,
+    /// SPIs that were installed: none is a second time, or it would count from zero again.
+    spent: BTreeSet<SaId>,
+    usage: Usage,
+    heard: BTreeMap<PeerId, (u64, Option<u64>)>,
+    started: Instant,
+}
+
+impl State {
+    pub(crate) fn start(config: &Config, group: u16) -> Result<Self, Error> {
+        let netlink = |protocol| Requests::open(protocol).map_err(Error::Netlink);
+        let (route, nft) = (netlink(libc::NETLINK_ROUTE)?, netlink(libc::NETLINK_NETFILTER)?);
+        let interface = config.interface.as_str();
+        let reqid = xfrm::reqid(interface);
+        let policies = Policies { key: config.key, reqid };
+        let xfrm = if config.clear {
+            None
+        } else {
+            let xfrm = netlink(libc::NETLINK_XFRM)?;
+            // Before there is a device that could send anything.
+            policies.install(&xfrm).map_err(|error| Error::Interface {
+                interface: interface.into(),
+                action: "keep unencrypted GRE back (xfrm policy)".into(),
+                reason: error.to_string(),
+            })?;
+            Some(xfrm)
+        };
+        let link = match &config.device {
+            Some(device) => Some(
+                nix::net::if_::if_nametoindex(device.as_str())
+                    .map_err(|_| Error::NoUnderlay(device.clone()))?,
+            ),
+            None => None,
+        };
+        let own = config.source.filter(IpAddr::is_ipv4);
+        let gre = Gre { key: config.key, local: own, link };
+        let mtu = mtu(config, config.underlay_mtu);
+        let (index, made_by_us) = device(&route, interface, &gre, mtu)?;
+        let rules = Rules {
+            table: format!("nhrpd-{interface}"),
+            index,
+            key: config.key,
+            group,
+            secured: !config.clear,
+        };
+        let ruled = |error: io::Error| Error::Interface {
+            interface: interface.into(),
+            action: "install nftables rules".into(),
+            reason: error.to_string(),
+        };
+        if !rules.present(&nft).map_err(ruled)? {
+            rules.install(&nft).map_err(ruled)?;
+        }
+        link::configure(&route, interface, index, &config.addresses)?;
+        let mut state = Self {
+            config: config.clone(),
+            route,
+            nft,
+            xfrm,
+            index,
+            gre,
+            made_by_us,
+            rules,
+            policies,
+            desired: Desired::default(),
+            own,
+            underlay_mtu: config.underlay_mtu,
+            asked: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
+            actual: Tables::default(),
+            inherited: Inherited::default(),
+            complaints: BTreeMap::new(),
+            spent: BTreeSet::new(),
+            usage: Usage::default(),
+            heard: BTreeMap::new(),
+            started: Instant::now(),
+        };
+        state.actual = state.read().map_err(Error::Netlink)?;
+        let until = Instant::now() + config.grace;
+        state.inherited = Inherited::new(&state.actual, config.clear, config.port, until);
+        Ok(state)
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    pub(crate) fn endpoint(&self, peer: PeerId) -> Option<SocketAddr> {
+        Some(self.desired.peers.get(&peer)?.endpoint)
+    }
+
+    pub(crate) fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    pub(crate) fn reqid(&self) -> u32 {
+        self.policies.reqid
+    }
+
+    pub(crate) fn inherited(&mut self) -> &mut Inherited {
+        &mut self.inherited
+    }
+
+    /// Whether a socket with this address is one of ours.
+    pub(crate) fn is_own_port(&self, port: u32) -> bool {
+        port == self.route.port
+    }
+
+    pub(crate) fn mtu(&self) -> u16 {
+        mtu(&self.config, self.underlay_mtu)
+    }
+
+    pub(crate) fn set_desired(&mut self, desired: &Desired) {
+        self.desired.clone_from(desired);
+        self.confirmed.retain(|id| desired.peers.contains_key(id));
+        for id in plan::shadowed(desired, &self.confirmed) {
+            self.desired.forwarding.retain(|_, hop| hop.peer != id);
+            if let Some(endpoint) = self.endpoint(id) {
+                let reason = "another peer is behind the same address: `dataplane: userspace` \
+                              reaches both";
+                self.complain(format!("peer {endpoint}"), reason.into());
+            }
+        }
+        self.heard.retain(|id, _| desired.peers.contains_key(id));
+    }
+
+    pub(crate) fn set_underlay(&mut self, source: Option<IpAddr>, mtu: u16) {
+        // Without an address nothing is sent; the next one is likely another.
+        let source = source.filter(IpAddr::is_ipv4).or(self.own);
+        let (former, former_mtu) = (self.own, self.mtu());
+        self.own = source;
+        self.underlay_mtu = mtu;
+        let interface = self.config.interface.clone();
+        let result = if source == former && self.mtu() == former_mtu {
+            return;
+        } else if source == former {
+            link::set_mtu(&self.route, &interface, self.index, self.mtu())
+        } else {
+            self.gre.local = source;
+            link::change(&self.route, &interface, self.index, &self.gre, self.mtu())
+        };
+        if let Err(error) = result {
+            tracing::warn!("{error}");
+        }
+        self.converge();
+    }
+
+    /// The kernel asks for a neighbour. `true`: there is a way, by the server at least.
+    pub(crate) fn miss(&mut self, address: IpAddr) -> bool {
+        if plan::nbma(&self.desired, address).is_none() {
+            return false;
+        }
+        if self.asked.len() >= ASKED {
+            self.asked.clear();
+        }
+        // The kernel may have forgotten one that we believe to be there.
+        self.actual.neighbours.remove(&address);
+        self.asked.insert(address);
+        self.converge();
+        true
+    }
+
+    /// Something came through the SA: the path that it belongs to, the first time.
+    pub(crate) fn confirm(&mut self, id: SaId) -> Option<PeerId> {
+        let (peer, ..) = plan::path(&self.desired, id)?;
+        self.confirmed.insert(peer).then_some(peer)
+    }
+
+    pub(crate) fn path(&self, id: SaId) -> Option<PeerId> {
+        plan::path(&self.desired, id).map(|(peer, ..)| peer)
+    }
+
+    /// The path that packets with this inbound SPI belong to.
+    pub(crate) fn by_spi(&self, spi: u32) -> Option<PeerId> {
+        self.path(SaId { direction: Direction::In, to: self.own?, spi })
+    }
+
+    /// The newest path to an NBMA address.
+    pub(crate) fn by_nbma(&self, nbma: IpAddr) -> Option<PeerId> {
+        let at = |(_, peer): &(&PeerId, &overlay::desired::Peer)| peer.endpoint.ip() == nbma;
+        self.desired.peers.iter().rev().find(at).map(|(&id, _)| id)
+    }
+
+    fn target(&mut self) -> Tables {
+        let context = Context {
+            index: self.index,
+            addresses: self.config.addresses.clone(),
+            own: self.own,
+            port: self.config.port,
+        };
+        let mut target = plan::target(&context, &self.desired, &self.asked, &self.confirmed);
+        self.inherited.add_to(&mut target, Instant::now());
+        target
+    }
+
+    /// Does what is to be done; gives the NBMA addresses of new paths.
+    pub(crate) fn converge(&mut self) -> BTreeSet<IpAddr> {
+        let mut target = self.target();
+        target
+            .associations
+            .retain(|id, _| self.actual.associations.contains_key(id) || !self.spent.contains(id));
+        let sas = difference(&self.actual.associations, &target.associations);
+        let fresh = self.add_associations(&sas);
+        self.update_elements(&target);
+        self.update_neighbours(&difference(&self.actual.neighbours, &target.neighbours));
+        self.update_routes(&difference(&self.actual.routes, &target.routes));
+        self.remove_associations(&sas.remove);
+        fresh
+    }
+
+    /// Installed once, and gone without our doing.
+    fn is_lost(&self, id: &SaId) -> bool {
+        let same = |other: &SaId| (other.direction, other.spi) == (id.direction, id.spi);
+        self.spent.iter().any(same) && !self.actual.associations.keys().any(same)
+    }
+
+    /// What is ours in the kernel.
+    fn read(&self) -> io::Result<Tables> {
+        let mut tables = Tables {
+            neighbours: route::neighbours(&self.route, self.index)?,
+            routes: route::routes(&self.route, self.index)?,
+            ..Tables::default()
+        };
+        if let Some(kernel) = &self.xfrm {
+            let found = xfrm::read(kernel, self.policies.reqid)?;
+            let all = found.into_iter().map(|(id, installed)| (id, installed.association));
+            tables.associations = all.collect();
+        }
+        for set in Set::ALL {
+            let found = self.rules.read(&self.nft, set)?;
+            tables.elements.extend(found.into_keys().map(|element| (set, element)));
+        }
+        Ok(tables)
+    }
+
+    /// Reads everything again and repairs what is not as it should be; gives the paths whose SAs
+    /// are gone: they need new keys.
+    pub(crate) fn resync(&mut self) -> BTreeSet<PeerId> {
+        let interface = self.config.interface.clone();
+        let gone = link::find_device(&self.route, &interface)
+            .is_ok_and(|found| found.is_none_or(|found| found.index != self.index));
+        if gone {
+            self.complain("device".into(), "the tunnel device was removed: restart nhrpd".into());
+            return BTreeSet::new();
+        }
+        let ruled = self.rules.present(&self.nft).unwrap_or(true);
+        if !ruled && let Err(error) = self.rules.install(&self.nft) {
+            tracing::warn!("cannot install nftables rules: {error}");
+        }
+        if let Some(kernel) = &self.xfrm
+            && let Err(error) = self.policies.install(kernel)
+        {
+            tracing::error!("cannot install IPsec policies: {error}");
+        }
+        if let Err(error) =
+            link::configure(&self.route, &interface, self.index, &self.config.addresses)
+        {
+            tracing::warn!("{error}");
+        }
+        match self.read() {
+            Ok(tables) => self.actual = tables,
+            Err(error) => tracing::warn!("cannot read the kernel's tables: {error}"),
+        }
+        let lost: Vec<SaId> =
+            self.target().associations.into_keys().filter(|id| self.is_lost(id)).collect();
+        self.converge();
+        lost.into_iter().filter_map(|id| self.path(id)).collect()
+    }
+
+    fn add_associations(&mut self, sas: &Difference<SaId, Association>) -> BTreeSet<IpAddr> {
+        let Some(kernel) = &self.xfrm else { return BTreeSet::new() };
+        let mut fresh = BTreeSet::new();
+        if sas.add.is_empty() && sas.change.is_empty() {
+            return fresh;
+        }
+        // Where an SA is to be installed under another address, its counters go with it.
+        let moves = |id: &SaId| {
+            let same =
+                |(old, _): &(SaId, Association)| (old.direction, old.spi) == (id.direction, id.spi);
+            sas.remove.iter().copied().find(same)
+        };
+        let moving = !sas.change.is_empty() || sas.add.iter().any(|(id, _)| moves(id).is_some());
+        let installed = match moving {
+            true => xfrm::read(kernel, self.policies.reqid).unwrap_or_default(),
+            false => BTreeMap::new(),
+        };
+        let replay = |id: SaId| installed.get(&id).map(|found| found.replay.clone());
+        let changed = sas.change.iter().map(|(id, _, new)| (*id, *new, Some(*id)));
+        let added = sas.add.iter().map(|(id, new)| (*id, *new, moves(id).map(|(old, _)| old)));
+        for (id, association, former) in changed.chain(added) {
+            let Some((_, _, esp)) = plan::path(&self.desired, id) else { continue };
+            let carried = match former {
+                None => Replay::default(),
+                Some(former) => match replay(former) {
+                    Some(replay) => replay,
+                    // Without its counters it would begin at zero again.
+                    None => continue,
+                },
+            };
+            if former == Some(id) {
+                let _ = kernel.execute(xfrm::remove(id));
+                self.actual.associations.remove(&id);
+            }
+            let tell = match id.direction {
+                Direction::In => Tell::FirstPacket,
+                Direction::Out => Tell::Packets(self.config.rekey_packets),
+            };
+            let request = xfrm::add(id, association, esp, self.policies.reqid, carried, tell);
+            match kernel.execute(request) {
+                Ok(()) => {
+                    self.spent.insert(id);
+                    self.actual.associations.insert(id, association);
+                    if id.direction == Direction::Out {
+                        fresh.insert(id.to);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("cannot install the SA {:08x} with {}: {error}", id.spi, id.to);
+                }
+            }
+        }
+        fresh
+    }
+
+    fn remove_associations(&mut self, gone: &[(SaId, Association)]) {
+        let Some(kernel) = &self.xfrm else { return };
+        let results = kernel.all(gone.iter().map(|(id, _)| xfrm::remove(*id)).collect());
+        for ((id, _), result) in gone.iter().zip(results) {
+            match result {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                    tracing::warn!("cannot remove the SA {:08x} with {}: {error}", id.spi, id.to);
+                }
+                _ => drop(self.actual.associations.remove(id)),
+            }
+            let used = |spent: &SaId| (spent.direction, spent.spi) == (id.direction, id.spi);
+            if plan::path(&self.desired, *id).is_none() {
+                self.spent.retain(|spent| !used(spent));
+            }
+        }
+    }
+
+    fn update_elements(&mut self, target: &Tables) {
+        let added: Vec<_> = target.elements.difference(&self.actual.elements).cloned().collect();
+        let removed: Vec<_> = self.actual.elements.difference(&target.elements).cloned().collect();
+        if added.is_empty() && removed.is_empty() {
+            return;
+        }
+        let mut result = self.rules.update(&self.nft, &added, &removed);
+        if let Err(error) = &result {
+            tracing::debug!("nftables: {error}: making the table anew");
+            let all: Vec<_> = target.elements.iter().cloned().collect();
+            result = self
+                .rules
+                .install(&self.nft)
+                .and_then(|()| self.rules.update(&self.nft, &all, &[]));
+        }
+        match result {
+            Ok(()) => self.actual.elements.clone_from(&target.elements),
+            Err(error) => {
+                tracing::warn!("cannot set up nftables: {error}");
+                self.actual.elements.clear();
+            }
+        }
+    }
+
+    fn update_neighbours(&mut self, difference: &Difference<IpAddr, IpAddr>) {
+        let changed = difference.change.iter().map(|&(address, _, nbma)| (address, nbma));
+        let set: Vec<_> = difference.add.iter().copied().chain(changed).collect();
+        let request = |&(address, nbma): &_| route::set_neighbour(self.index, address, nbma);
+        let results = self.route.all(set.iter().map(request).collect());
+        for (&(address, nbma), result) in set.iter().zip(results) {
+            match result {
+                Ok(()) => drop(self.actual.neighbours.insert(address, nbma)),
+                Err(error) => tracing::warn!("cannot set neighbour {address}: {error}"),
+            }
+        }
+        let request = |&(address, _): &_| route::remove_neighbour(self.index, address);
+        let results = self.route.all(difference.remove.iter().map(request).collect());
+        for ((address, _), result) in difference.remove.iter().zip(results) {
+            match result {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                    tracing::warn!("cannot remove neighbour {address}: {error}");
+                }
+                _ => drop(self.actual.neighbours.remove(address)),
+            }
+        }
+    }
+
+    fn update_routes(&mut self, difference: &Difference<IpNet, Option<IpAddr>>) {
+        let add = difference.add.iter().map(|&(prefix, via)| (prefix, via, false));
+        let change = difference.change.iter().map(|&(prefix, _, via)| (prefix, via, true));
+        let set: Vec<_> = add.chain(change).collect();
+        let request = |&(prefix, via, there): &_| match there {
+            false => route::add_route(self.index, prefix, via),
+            true => route::change_route(self.index, prefix, via),
+        };
+        let results = self.route.all(set.iter().map(request).collect());
+        for (&(prefix, via, _), result) in set.iter().zip(results) {
+            let what = format!("route {prefix}");
+            match result {
+                Ok(()) => {
+                    self.complaints.remove(&what);
+                    self.actual.routes.insert(prefix, via);
+                }
+                Err(error) => {
+                    let reason = match error.raw_os_error() {
+                        Some(libc::EEXIST) => {
+                            "another route for it exists already (ip route show)".into()
+                        }
+                        _ => error.to_string(),
+                    };
+                    self.complain(what, reason);
+                }
+            }
+        }
+        let request = |&(prefix, via): &_| route::remove_route(self.index, prefix, via);
+        let results = self.route.all(difference.remove.iter().map(request).collect());
+        for ((prefix, _), result) in difference.remove.iter().zip(results) {
+            match result {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                    self.complain(format!("removal of route {prefix}"), error.to_string());
+                }
+                _ => drop(self.actual.routes.remove(prefix)),
+            }
+        }
+    }
+
+    fn complain(&mut self, what: String, reason: String) {
+        if self.complaints.get(&what) != Some(&reason) {
+            tracing::warn!("{what}: {reason}");
+            self.complaints.insert(what, reason);
+        }
+    }
+
+    /// Removes all that is ours, the policies when nothing can be sent any more.
+    pub(crate) fn remove_all(&mut self) {
+        self.desired = Desired::default();
+        self.asked.clear();
+        self.inherited = Inherited::default();
+        if self.made_by_us {
+            if let Err(error) = link::remove(&self.route, &self.config.interface, self.index) {
+                tracing::warn!("{error}");
+            }
+            self.actual.neighbours.clear();
+            self.actual.routes.clear();
+        }
+        self.converge();
+        if let Err(error) = self.rules.remove(&self.nft) {
+            tracing::warn!("cannot remove nftables rules: {error}");
+        }
+        if let Some(kernel) = &self.xfrm {
+            self.policies.remove(kernel);
+        }
+    }
+
+    pub(crate) fn packets(&mut self, prefix: IpNet) -> u64 {
+        self.counted(prefix, Set::To4, Set::To6)
+    }
+
+    fn counted(&mut self, prefix: IpNet, v4: Set, v6: Set) -> u64 {
+        let set = if prefix.addr().is_ipv4() { v4 } else { v6 };
+        self.usage.refresh(&self.nft, &self.rules, set);
+        let within = self.desired.forwarding.keys().copied().filter(|p| prefix.contains(p));
+        let ranges = plan::ranges(within);
+        let own = ranges.into_iter().filter(|(_, longest)| *longest == prefix);
+        own.map(|(range, _)| self.usage.of(set, &plan::range_element(self.index, range)).packets)
+            .sum()
+    }
+
+    pub(crate) fn counters(&mut self) -> BTreeMap<PeerId, PeerCounters> {
+        for set in [Set::Received, Set::Sent, Set::From4, Set::From6] {
+            self.usage.refresh(&self.nft, &self.rules, set);
+        }
+        let header = if self.config.key.is_some() { GRE_KEYED } else { GRE };
+        let mut all = BTreeMap::new();
+        let peers: Vec<(PeerId, IpAddr)> =
+            self.desired.peers.iter().map(|(&id, peer)| (id, peer.endpoint.ip())).collect();
+        for (id, nbma) in peers {
+            // Paths to one address share its counters; the newest shows them.
+            if self.by_nbma(nbma) != Some(id) {
+                all.insert(id, PeerCounters::default());
+                continue;
+            }
+            let element = super::nft::Element { key: route::octets(nbma), end: None };
+            let (rx, tx) =
+                (self.usage.of(Set::Received, &element), self.usage.of(Set::Sent, &element));
+            let heard = self.heard.entry(id).or_default();
+            if rx.packets > heard.0 {
+                *heard = (rx.packets, Some(seconds(self.started)));
+            }
+            let counters = PeerCounters {
+                tx_packets: tx.packets,
+                tx_bytes: tx.bytes.saturating_sub(header * tx.packets),
+                rx_packets: rx.packets,
+                rx_bytes: rx.bytes.saturating_sub(header * rx.packets),
+                last_rx: heard.1,
+                ..PeerCounters::default()
+            };
+            all.insert(id, counters);
+        }
+        for (range, prefix) in plan::ranges(self.desired.forwarding.keys().copied()) {
+            let set = if prefix.addr().is_ipv4() { Set::From4 } else { Set::From6 };
+            let count = self.usage.of(set, &plan::range_element(self.index, range));
+            if let Some(hop) = self.desired.forwarding.get(&prefix)
+                && let Some(counters) = all.get_mut(&hop.peer)
+            {
+                counters.forwarded_packets += count.packets;
+            }
+        }
+        all
+    }
+}
+
+fn mtu(config: &Config, underlay: u16) -> u16 {
+    let overhead = if config.clear { Overhead::Clear } else { Overhead::Esp };
+    let any = IpAddr::from([0; 4]);
+    config.mtu.unwrap_or_else(|| tunnel_mtu(underlay, any, config.key.is_some(), overhead))
+}
+
+/// The device, and whether it is ours to remove.
+fn device(kernel: &Requests, name: &str, gre: &Gre, mtu: u16) -> Result<(u32, bool), Error> {
+    let Some(found) = link::find_device(kernel, name)? else {
+        return Ok((link::create(kernel, name, gre, mtu)?, true));
+    };
+    let same = found.gre.as_ref().is_some_and(|had| had.key == gre.key && had.link == gre.link);
+    if same {
+        if found.gre.as_ref() != Some(gre) {
+            link::change(kernel, name, found.index, gre, mtu)?;
+        } else if found.mtu != u32::from(mtu) {
+            link::set_mtu(kernel, name, found.index, mtu)?;
+        }
+        return Ok((found.index, found.ours));
+    }
+    if !found.ours {
+        return Err(Error::InterfaceExists(name.into()));
+    }
+    // Of a former run with another key.
+    link::remove(kernel, name, found.index)?;
+    Ok((link::create(kernel, name, gre, mtu)?, true))
+}
