@@ -1,5 +1,5 @@
 //! What crosses crates. [`sim`] drives whole nodes in virtual time, [`e2e`] real daemons in network
-//! namespaces, [`bench`] compares with other programs, [`scale`] one hub with very many clients; the scenarios in `tests/` use them.
+//! namespaces, [`mod@bench`] compares with other programs, [`scale`] one hub with very many clients; the scenarios in `tests/` use them.
 
 pub mod bench;
 pub mod e2e;
