@@ -105,7 +105,7 @@ impl Site {
         let mut set = |key: &str, value: String| config.insert(key.to_owned(), value);
         set("tunnel", format!("{{ interface: dmvpn0, address: '{tunnel}', key: 42 }}"));
         set("underlay", "{ source: eth0 }".into());
-        set("dataplane", "userspace".into());
+        set("dataplane", dataplane().into());
         set("log", "debug".into());
         let files = "certificate: node.crt, private-key: node.key, ca: ca.crt";
         set("security", format!("{{ {files} }}"));
@@ -269,4 +269,12 @@ pub(super) fn topology(name: &str, sites: &[Site]) -> Topology {
     }
     nodes.insert("internet".into(), internet);
     Topology { name: Some(name.to_owned()), setup: Vec::new(), links, nodes }
+}
+
+/// The scenarios are compiled once for each data plane: in the test program `kernel` for that in
+/// the kernel.
+pub(super) fn dataplane() -> &'static str {
+    let program = std::env::current_exe().unwrap_or_default();
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    if name.split('-').next() == Some("kernel") { "kernel" } else { "userspace" }
 }
