@@ -82,13 +82,9 @@ pub(crate) struct Init {
     force: bool,
 }
 
+/// What a certificate is to say of a node.
 #[derive(Debug, Args)]
-pub(crate) struct Issue {
-    /// Name of the node: the common name, and the name of the files.
-    #[arg(value_parser = file_name)]
-    name: String,
-    #[command(flatten)]
-    folder: Folder,
+pub(crate) struct Claims {
     /// Tunnel address that the node may register. May be repeated.
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<IpAddr>,
@@ -101,6 +97,38 @@ pub(crate) struct Issue {
     /// Validity in days from now, within that of the CA.
     #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     days: u32,
+}
+
+impl Claims {
+    /// Unless forced, no address that a valid certificate of another node has.
+    fn check(&self, force: bool, index: &Index, name: &str, now: UnixTime) -> anyhow::Result<()> {
+        match index.owner_of(&self.address, name, now) {
+            Some((owner, address)) if !force => {
+                bail!("{address} is {owner}'s; revoke that certificate first, or use --force")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn request(&self, name: &str, now: UnixTime) -> Request {
+        Request {
+            addresses: self.address.clone(),
+            prefixes: self.prefix.iter().copied().collect(),
+            dns: self.dns.clone(),
+            ..Request::new(name, validity(now, self.days))
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Issue {
+    /// Name of the node: the common name, and the name of the files.
+    #[arg(value_parser = file_name)]
+    name: String,
+    #[command(flatten)]
+    folder: Folder,
+    #[command(flatten)]
+    claims: Claims,
     /// p256, p384, ed25519 or rsa.
     #[arg(long, default_value_t = KeyType::P256)]
     key_type: KeyType,
@@ -277,26 +305,18 @@ fn issue(arguments: &Issue, now: UnixTime) -> anyhow::Result<Made> {
     for file in [&certificate_file, &key_file] {
         overwrite.check(file)?;
     }
-    if let (false, Some((owner, address))) =
-        (arguments.force, index.owner_of(&arguments.address, &arguments.name, now))
-    {
-        bail!("{address} is {owner}'s; revoke that certificate first, or use --force");
-    }
+    arguments.claims.check(arguments.force, &index, &arguments.name, now)?;
     let end_of_ca = authority.certificate().not_after;
     if end_of_ca <= now {
         bail!("the CA expired at {}; make a new one with pki init", pki::utc(end_of_ca));
     }
 
-    let mut validity = validity(now, arguments.days);
-    validity.not_after = validity.not_after.min(end_of_ca);
-    let request = Request {
-        addresses: arguments.address.clone(),
-        prefixes: arguments.prefix.iter().copied().collect(),
-        dns: arguments.dns.clone(),
+    let mut request = Request {
         key_usage: arguments.key_usage.0,
         extended_key_usage: arguments.extended_key_usage.clone(),
-        ..Request::new(arguments.name.as_str(), validity)
+        ..arguments.claims.request(&arguments.name, now)
     };
+    request.validity.not_after = request.validity.not_after.min(end_of_ca);
     let issued = authority
         .issue(&request, arguments.key_type, serial())
         .with_context(|| format!("cannot issue a certificate for {}", arguments.name))?;
@@ -309,7 +329,7 @@ fn issue(arguments: &Issue, now: UnixTime) -> anyhow::Result<Made> {
     index.certificates.push(Entry {
         name: arguments.name.clone(),
         serial: certificate.serial.clone(),
-        addresses: arguments.address.clone(),
+        addresses: arguments.claims.address.clone(),
         not_after: certificate.not_after.as_secs(),
         revoked: None,
     });

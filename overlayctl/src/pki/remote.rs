@@ -1,18 +1,16 @@
 //! Certificates for keys that stay where they are: renewal, requests, signing.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use ipnet::IpNet;
 use pki::authority::{Authority, Request, generate_key};
 use pki::{Certificate, KeyType, PublicKey, SigningRequest, UnixTime, signing_request};
 use serde::Serialize;
 
 use super::describe::Description;
 use super::store::{self, Entry, Index, Overwrite, Store};
-use super::{Folder, file_name, prefix, serial, validity};
+use super::{Claims, Folder, file_name, serial, validity};
 
 #[derive(Debug, Args)]
 pub(crate) struct Renew {
@@ -54,18 +52,8 @@ pub(crate) struct Sign {
     /// Name of the node, instead of the one in the request.
     #[arg(long, value_parser = file_name)]
     name: Option<String>,
-    /// Tunnel address that the node may register. May be repeated.
-    #[arg(long, value_name = "ADDRESS")]
-    address: Vec<IpAddr>,
-    /// Prefix behind the node, which it may advertise. May be repeated.
-    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
-    prefix: Vec<IpNet>,
-    /// DNS name. May be repeated.
-    #[arg(long, value_name = "NAME")]
-    dns: Vec<String>,
-    /// Validity in days from now, within that of the CA.
-    #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(u32).range(1..=36_500))]
-    days: u32,
+    #[command(flatten)]
+    claims: Claims,
     /// Replace the node's certificate, and give an address that another node has.
     #[arg(long)]
     force: bool,
@@ -152,20 +140,11 @@ pub(super) fn sign(arguments: &Sign, now: UnixTime) -> anyhow::Result<Signed> {
         })?,
         (None, None) => bail!("the request has no common name; give --name"),
     };
-    if let (false, Some((owner, address))) =
-        (arguments.force, index.owner_of(&arguments.address, &name, now))
-    {
-        bail!("{address} is {owner}'s; revoke that certificate first, or use --force");
-    }
+    arguments.claims.check(arguments.force, &index, &name, now)?;
     let file = store.issued().join(format!("{name}.crt"));
     let overwrite = Overwrite::if_forced(arguments.force);
     overwrite.check(&file)?;
-    let request = Request {
-        addresses: arguments.address.clone(),
-        prefixes: arguments.prefix.iter().copied().collect(),
-        dns: arguments.dns.clone(),
-        ..Request::new(name, validity(now, arguments.days))
-    };
+    let request = arguments.claims.request(&name, now);
     certify(&store, &authority, &mut index, (&request, &asked.public_key), file, overwrite, now)
 }
 
