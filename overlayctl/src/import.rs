@@ -1,6 +1,6 @@
 //! `overlayctl import`: from the configuration of another DMVPN to `nhrpd.yaml`. Needs no daemon.
 //!
-//! A reader takes the lines of a file apart into what was [`Found`]; [`Found::draft`] makes of it a
+//! A reader takes the lines of a file apart into what was `Found`; `draft` makes of it a
 //! configuration that loads, and every line that is not in there gets a [`Note`].
 
 mod cisco;

@@ -1,7 +1,7 @@
 //! A virtual machine with Debian's own kernel and the host's files, for what the host's kernel lacks.
 //!
 //! QEMU without KVM boots it in some seconds. Its root is the host's, read-only over 9p, with the
-//! packages of [`packages`] and a file system in memory laid over it: the same programs and the same
+//! packages of `packages` and a file system in memory laid over it: the same programs and the same
 //! folders at the same paths, free to change, and nothing of it stays.
 
 mod cpio;

@@ -7,7 +7,7 @@
 //! soon as a translator is found.
 //!
 //! There is no keepalive (RFC 3948 §4): a node behind a translator asks its peer for a sign of life
-//! at least every [`KEEPALIVE`], on the same port.
+//! at least every `KEEPALIVE`, on the same port.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
