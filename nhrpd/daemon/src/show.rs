@@ -116,17 +116,21 @@ pub(crate) struct View<'a> {
     pub(crate) sessions: BTreeMap<PeerId, SessionReport>,
     counters: BTreeMap<PeerId, PeerCounters>,
     /// Host prefix or prefix behind a peer, and the way of its traffic.
-    routes: Vec<(&'a Binding, Route)>,
+    routes: Vec<(Binding, Route)>,
 }
 
 impl<'a> View<'a> {
     fn new(shell: &'a Shell) -> Self {
+        let routed = |binding: Binding| {
+            let route = shell.overlay.route(&binding);
+            (binding, route)
+        };
         Self {
             shell,
             now: Instant::now(),
             sessions: shell.overlay.sessions().map(|session| (session.peer, session)).collect(),
             counters: shell.plane.counters(),
-            routes: shell.overlay.bindings().map(|b| (b, shell.overlay.route(b))).collect(),
+            routes: shell.overlay.bindings().map(routed).collect(),
         }
     }
 

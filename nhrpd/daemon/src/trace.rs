@@ -62,20 +62,21 @@ impl Tracer<'_> {
         self.underlay();
         let taken =
             longest(overlay.desired().forwarding.iter().map(|(net, id)| (*net, id)), target);
-        let binding = longest(overlay.bindings().map(|b| (b.prefix, b)), target);
-        match (taken, binding) {
+        let binding = overlay.nhrp().lookup(target);
+        match (taken, &binding) {
             (Some((prefix, &Hop { peer: id, .. })), binding) => {
-                let direct = binding.filter(|(bound, _)| *bound == prefix).map(|(_, b)| b);
-                self.carried(target, prefix, id, direct, binding.map(|(_, b)| b), trace);
+                let binding = binding.as_ref();
+                let direct = binding.filter(|binding| binding.prefix == prefix);
+                self.carried(target, prefix, id, direct, binding, trace);
             }
-            (None, Some((prefix, binding))) => {
+            (None, Some(binding)) => {
                 trace.next_hop = Some(binding.next_hop);
                 trace.endpoint = Some(overlay.endpoint(binding.nbma));
                 let cause = self.key_exchange(binding.nbma).or_else(|| self.not_direct(binding));
                 let cause = cause.unwrap_or_else(|| "its path is not up yet".to_owned());
                 trace.summary = format!(
-                    "{target} is not reached: {prefix} belongs to {}, but {cause}",
-                    binding.next_hop
+                    "{target} is not reached: {} belongs to {}, but {cause}",
+                    binding.prefix, binding.next_hop
                 );
                 self.refusals(Some(overlay.endpoint(binding.nbma)));
             }

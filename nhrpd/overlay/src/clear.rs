@@ -17,8 +17,8 @@ impl Overlay {
     /// end too: so they register again at once, not when a third of their holding time is over.
     /// Gives the number of sessions that ended.
     pub fn clear_cache(&mut self, now: Now, rng: &mut dyn CryptoRng) -> usize {
-        let registered = self.bindings.values().filter(|b| b.kind == BindingKind::Registered);
-        let sessions = registered.filter_map(|b| match forwarding::path(&self.sessions, b) {
+        let registered = self.nhrp.bindings().filter(|b| b.kind == BindingKind::Registered);
+        let sessions = registered.filter_map(|b| match forwarding::path(&self.sessions, &b) {
             Path::Session(id) => Some(id),
             _ => None,
         });

@@ -1,23 +1,97 @@
-//! From bindings and sessions to the desired state of the data plane: one pure function.
+//! From bindings and sessions to the desired state of the data plane, kept in step with them: what
+//! a change costs does not depend on how many there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use ipnet::IpNet;
-use nhrp::engine::{Authorization, Binding, BindingKind, Nbma};
+use nhrp::engine::{Authorization, Binding, BindingKind, Engine, Nbma};
 
 use crate::config::{Config, Member};
 use crate::desired::{Desired, Hop, Peer, PeerId, Transport};
-use crate::session::{Sessions, allowance};
+use crate::notice::Notice;
+use crate::session::{Sessions, Touched, allowance};
 
-/// The desired state, and what the computation found on its way.
+/// What NHRP knows, by each name under which a session may serve it.
+pub(crate) trait Bindings {
+    fn all(&self) -> Vec<IpNet>;
+    fn get(&self, prefix: IpNet) -> Option<Binding>;
+    fn at(&self, nbma: Nbma) -> Vec<IpNet>;
+    fn of(&self, peer: IpAddr) -> Vec<IpNet>;
+}
+
+impl Bindings for Engine {
+    fn all(&self) -> Vec<IpNet> {
+        self.bindings().map(|binding| binding.prefix).collect()
+    }
+
+    fn get(&self, prefix: IpNet) -> Option<Binding> {
+        self.binding(prefix)
+    }
+
+    fn at(&self, nbma: Nbma) -> Vec<IpNet> {
+        self.bindings_at(nbma).map(|binding| binding.prefix).collect()
+    }
+
+    fn of(&self, peer: IpAddr) -> Vec<IpNet> {
+        self.bindings_of(peer).map(|binding| binding.prefix).collect()
+    }
+}
+
+/// What the desired state follows from.
+pub(crate) struct Known<'a> {
+    pub config: &'a Config,
+    pub servers: &'a BTreeMap<IpAddr, Nbma>,
+    pub bindings: &'a dyn Bindings,
+    pub sessions: &'a Sessions,
+    pub transports: &'a BTreeMap<PeerId, Transport>,
+    /// Sessions that are gone, on whose paths something may still arrive, and until when.
+    pub lingering: &'a BTreeMap<PeerId, Instant>,
+}
+
+/// The desired state, and what it takes to change a part of it.
+#[derive(Debug)]
+pub(crate) struct Forwarding {
+    desired: Desired,
+    outcomes: BTreeMap<IpNet, Outcome>,
+    uses: BTreeMap<PeerId, Uses>,
+    /// Prefixes in [`Desired::forwarding`] that go to a server for want of a binding.
+    defaulted: Vec<IpNet>,
+    /// Prefixes with a direct path, and where it leads.
+    direct: BTreeMap<IpNet, SocketAddr>,
+    /// Prefixes whose bindings changed.
+    touched: BTreeSet<IpNet>,
+    /// Everything may have changed.
+    all: bool,
+}
+
+/// What came of a binding for which there is a session.
+#[derive(Debug, Clone, Copy)]
+struct Outcome {
+    peer: PeerId,
+    kind: BindingKind,
+    refused: bool,
+    multicast: bool,
+}
+
+/// How many bindings need a session.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Uses {
+    bindings: u32,
+    /// Those of them that make it a receiver of multicast.
+    multicast: u32,
+}
+
+/// What an update found on its way.
 #[derive(Debug, Default)]
-pub(crate) struct Plan {
-    pub desired: Desired,
-    /// Sessions that some binding uses.
-    pub used: BTreeSet<PeerId>,
+pub(crate) struct Found {
+    /// Whether some binding or server uses these sessions.
+    pub used: Vec<(PeerId, bool)>,
     /// Bindings that a session may not carry.
     pub refused: Vec<(PeerId, String)>,
+    /// For the operator.
+    pub notices: Vec<Notice>,
 }
 
 /// What the session at a binding's address may do for it.
@@ -70,311 +144,210 @@ pub(crate) fn impersonates(
     Some(format!("stands at the address of next-hop server {server}, but {allowance}"))
 }
 
-/// Computes the desired state.
-pub(crate) fn plan(
-    config: &Config,
-    servers: &BTreeMap<IpAddr, Nbma>,
-    bindings: &BTreeMap<IpNet, Binding>,
-    sessions: &Sessions,
-    transports: &BTreeMap<PeerId, Transport>,
-) -> Plan {
-    let mut plan = Plan::default();
-    let tunnel = config.nhrp.address.trunc();
-    let desired = &mut plan.desired;
-
-    for (id, session) in sessions.iter() {
-        // A next-hop server forwards what others sent: any source may come from it.
-        let nbma = sessions.nbma(session.endpoint);
-        let server = servers.values().any(|&server| server == nbma)
-            && impersonates(servers, nbma, &session.authorization).is_none();
-        if let (Authorization::Within(sources), false) = (&session.authorization, server) {
-            desired.sources.insert(id, sources.clone());
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self {
+            desired: Desired::default(),
+            outcomes: BTreeMap::new(),
+            uses: BTreeMap::new(),
+            defaulted: Vec::new(),
+            direct: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            all: true,
         }
-        if let Some(transport) = transports.get(&id) {
+    }
+}
+
+impl Forwarding {
+    /// The desired state as of the last [`Self::update`].
+    pub(crate) fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// The binding of a prefix changed.
+    pub(crate) fn touch(&mut self, prefix: IpNet) {
+        self.touched.insert(prefix);
+    }
+
+    /// The configuration or the place of a server changed.
+    pub(crate) fn touch_all(&mut self) {
+        self.all = true;
+    }
+
+    pub(crate) fn is_touched(&self) -> bool {
+        self.all || !self.touched.is_empty()
+    }
+
+    /// Brings the desired state in step with what changed.
+    pub(crate) fn update(&mut self, known: &Known<'_>, sessions: Touched) -> Found {
+        let Touched { mut ids, places, hosts } = sessions;
+        let mut prefixes = std::mem::take(&mut self.touched);
+        if std::mem::take(&mut self.all) {
+            prefixes.extend(known.bindings.all());
+            prefixes.extend(self.outcomes.keys());
+            ids.extend(known.sessions.iter().map(|(id, _)| id));
+            ids.extend(self.desired.peers.keys());
+            self.desired.routes.clear();
+        }
+        for place in places {
+            prefixes.extend(known.bindings.at(place));
+            ids.extend(known.sessions.at(place).map(|(id, _)| id));
+        }
+        for host in hosts {
+            prefixes.extend(known.bindings.of(host));
+        }
+
+        let mut found = Found::default();
+        for prefix in self.defaulted.drain(..) {
+            self.desired.forwarding.remove(&prefix);
+        }
+        for &prefix in &prefixes {
+            ids.extend(self.release(prefix));
+            if let Some(binding) = known.bindings.get(prefix) {
+                ids.extend(self.lay(known, &binding, &mut found));
+            }
+        }
+        for id in ids {
+            self.update_session(known, id, &mut found);
+        }
+        self.fill_in(known.config);
+        self.tell_directness(&prefixes, &mut found);
+        found
+    }
+
+    /// Takes back what came of the binding of a prefix; gives the session that it used.
+    fn release(&mut self, prefix: IpNet) -> Option<PeerId> {
+        self.desired.routes.remove(&prefix);
+        let Outcome { peer, refused, multicast, .. } = self.outcomes.remove(&prefix)?;
+        if !refused {
+            self.desired.forwarding.remove(&prefix);
+        }
+        if let Some(uses) = self.uses.get_mut(&peer) {
+            uses.bindings -= 1;
+            uses.multicast -= u32::from(multicast);
+            if uses.bindings == 0 {
+                self.uses.remove(&peer);
+            }
+        }
+        Some(peer)
+    }
+
+    /// Does what a binding asks for; gives the session that it uses.
+    fn lay(&mut self, known: &Known<'_>, binding: &Binding, found: &mut Found) -> Option<PeerId> {
+        let Known { config, sessions, .. } = *known;
+        let path = path(sessions, binding);
+        // A route without a session still draws its packets here: encrypted or silent.
+        let kept = matches!(binding.kind, BindingKind::Registered | BindingKind::Static);
+        let inside = config.nhrp.address.trunc().contains(&binding.prefix);
+        if !inside && (kept || matches!(path, Path::Session(_))) {
+            self.desired.routes.insert(binding.prefix);
+        }
+        let (peer, refused) = match path {
+            Path::Session(id) => (id, false),
+            Path::Refused(id, reason) => {
+                found.refused.push((id, reason));
+                (id, true)
+            }
+            Path::None => return None,
+        };
+        let receives = |member| !refused && config.multicast.contains(&member);
+        let multicast = match binding.kind {
+            BindingKind::Registered => receives(Member::Dynamic),
+            BindingKind::Nhs => receives(Member::Servers),
+            BindingKind::Static | BindingKind::Shortcut => false,
+        };
+        if !refused {
+            let hop = Hop { peer, via: binding.next_hop };
+            self.desired.forwarding.insert(binding.prefix, hop);
+        }
+        let uses = self.uses.entry(peer).or_default();
+        uses.bindings += 1;
+        uses.multicast += u32::from(multicast);
+        let outcome = Outcome { peer, kind: binding.kind, refused, multicast };
+        self.outcomes.insert(binding.prefix, outcome);
+        Some(peer)
+    }
+
+    fn update_session(&mut self, known: &Known<'_>, id: PeerId, found: &mut Found) {
+        let Known { config, servers, sessions, .. } = *known;
+        let desired = &mut self.desired;
+        let Some(session) = sessions.get(id) else {
+            desired.multicast.remove(&id);
+            match desired.peers.get_mut(&id).filter(|_| known.lingering.contains_key(&id)) {
+                Some(peer) => peer.receive_only = true,
+                None => {
+                    desired.peers.remove(&id);
+                    desired.sources.remove(&id);
+                }
+            }
+            return;
+        };
+        if let Some(transport) = known.transports.get(&id) {
             desired.peers.insert(id, Peer::new(session.endpoint, transport.clone()));
+        }
+        let nbma = sessions.nbma(session.endpoint);
+        let at_server = servers.values().any(|&server| server == nbma);
+        // A next-hop server forwards what others sent: any source may come from it.
+        let server = at_server && impersonates(servers, nbma, &session.authorization).is_none();
+        match &session.authorization {
+            Authorization::Within(sources) if !server => {
+                desired.sources.insert(id, sources.clone());
+            }
+            _ => drop(desired.sources.remove(&id)),
+        }
+        let uses = self.uses.get(&id);
+        let named = nbma.port == 0 && config.multicast.contains(&Member::Nbma(nbma.address));
+        if uses.is_some_and(|uses| uses.multicast > 0)
+            || (named && sessions.up_at(nbma) == Some(id))
+        {
+            desired.multicast.insert(id);
+        } else {
+            desired.multicast.remove(&id);
+        }
+        found.used.push((id, at_server || uses.is_some()));
+    }
+
+    /// The tunnel and the routes of the configuration, where nothing better is known: through the
+    /// server that stands first in the configuration.
+    fn fill_in(&mut self, config: &Config) {
+        self.desired.routes.extend(config.routes.iter().copied());
+        let mut servers = config.nhrp.servers.iter().map(|server| IpNet::from(server.address));
+        let default = servers.find_map(|server| {
+            let outcome = self.outcomes.get(&server)?;
+            let usable = outcome.kind == BindingKind::Nhs && !outcome.refused;
+            self.desired.forwarding.get(&server).filter(|_| usable).copied()
+        });
+        let Some(hop) = default else { return };
+        for prefix in config.routes.iter().copied().chain([config.nhrp.address.trunc()]) {
+            self.desired.forwarding.entry(prefix).or_insert_with(|| {
+                self.defaulted.push(prefix);
+                hop
+            });
         }
     }
 
-    let mut default = None;
-    for binding in bindings.values() {
-        let path = path(sessions, binding);
-        if let Path::Session(id) = path {
-            plan.used.insert(id);
-            let hop = Hop { peer: id, via: binding.next_hop };
-            desired.forwarding.insert(binding.prefix, hop);
-            match binding.kind {
-                BindingKind::Registered if config.multicast.contains(&Member::Dynamic) => {
-                    desired.multicast.insert(id);
+    /// Says which shortcuts have a direct path now, and which have it no more.
+    fn tell_directness(&mut self, prefixes: &BTreeSet<IpNet>, found: &mut Found) {
+        let mut news = Vec::new();
+        for &prefix in prefixes {
+            let shortcut = self
+                .outcomes
+                .get(&prefix)
+                .filter(|o| o.kind == BindingKind::Shortcut && !o.refused);
+            let peer = shortcut.and_then(|outcome| self.desired.peers.get(&outcome.peer));
+            match peer.map(|peer| peer.endpoint) {
+                Some(endpoint) if self.direct.insert(prefix, endpoint) != Some(endpoint) => {
+                    news.push(Notice::Direct { prefix, endpoint });
                 }
-                BindingKind::Nhs => {
-                    let rank = config
-                        .nhrp
-                        .servers
-                        .iter()
-                        .position(|server| server.address == binding.next_hop);
-                    if default.is_none_or(|(best, _)| rank < best) {
-                        default = Some((rank, hop));
-                    }
-                    if config.multicast.contains(&Member::Servers) {
-                        desired.multicast.insert(id);
-                    }
+                None if self.direct.remove(&prefix).is_some() => {
+                    found.notices.push(Notice::Indirect { prefix });
                 }
                 _ => {}
             }
         }
-        // A route without a session still draws its packets here: encrypted or silent.
-        let kept = matches!(binding.kind, BindingKind::Registered | BindingKind::Static);
-        if !tunnel.contains(&binding.prefix) && (kept || matches!(path, Path::Session(_))) {
-            desired.routes.insert(binding.prefix);
-        }
-        if let Path::Refused(id, reason) = path {
-            plan.used.insert(id);
-            plan.refused.push((id, reason));
-        }
+        found.notices.extend(news);
     }
-
-    desired.routes.extend(config.routes.iter().copied());
-    if let Some((_, hop)) = default {
-        for prefix in config.routes.iter().copied().chain([tunnel]) {
-            desired.forwarding.entry(prefix).or_insert(hop);
-        }
-    }
-    plan.used.extend(servers.values().flat_map(|&nbma| sessions.at(nbma)).map(|(id, _)| id));
-    for member in &config.multicast {
-        if let Member::Nbma(address) = member {
-            desired.multicast.extend(sessions.up_at(Nbma { address: *address, port: 0 }));
-        }
-    }
-    plan
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-    use std::time::{Duration, Instant};
-
-    use nhrp::engine::{Limits, Server};
-
-    use super::*;
-    use crate::config::{Security, Trust};
-    use crate::session::Session;
-
-    const PORT: u16 = 4500;
-
-    fn net(prefix: &str) -> IpNet {
-        prefix.parse().expect("a prefix")
-    }
-
-    fn peer(desired: &Desired, prefix: &str) -> Option<PeerId> {
-        desired.forwarding.get(&net(prefix)).map(|hop| hop.peer)
-    }
-
-    fn nbma(n: u8) -> Nbma {
-        IpAddr::from([203, 0, 113, n]).into()
-    }
-
-    fn tunnel(n: u8) -> IpAddr {
-        [172, 16, 0, n].into()
-    }
-
-    /// A spoke with server 1, and sessions with the server and with spokes 2 and 3, each of which
-    /// may claim its tunnel address and 10.0.n.0/24.
-    struct Scene {
-        config: Config,
-        servers: BTreeMap<IpAddr, Nbma>,
-        bindings: BTreeMap<IpNet, Binding>,
-        sessions: Sessions,
-        transports: BTreeMap<PeerId, Transport>,
-        ids: [PeerId; 3],
-    }
-
-    fn scene() -> Scene {
-        let server = Server { address: tunnel(1), nbma: Some(nbma(1)), priority: 0, cluster: 0 };
-        let config = Config {
-            nhrp: nhrp::engine::Config {
-                address: net("172.16.0.9/24"),
-                nbma: Some(nbma(9).address),
-                holding_time: Duration::from_secs(600),
-                authentication: None,
-                servers: vec![server],
-                maps: Vec::new(),
-                advertise: Vec::new(),
-                unique: true,
-                accept_registrations: false,
-                redirect: false,
-                shortcut: true,
-                default_authorization: None,
-                limits: Limits::default(),
-            },
-            security: Security::Ike,
-            ike: ike::Config::default(),
-            port: PORT,
-            routes: vec![net("10.0.0.0/8")],
-            multicast: vec![Member::Servers],
-            trust: Trust::Certificate,
-            accept: Vec::new(),
-            sessions: 8,
-            idle_timeout: Duration::from_secs(60),
-        };
-        let mut sessions = Sessions::new(PORT);
-        let ids = [1, 2, 3].map(|n| {
-            let allowed = [tunnel(n).into(), net(&format!("10.0.{n}.0/24"))];
-            sessions.insert(Session {
-                sa: None,
-                tunnel: None,
-                identity: Some(format!("CN=node{n}")),
-                authorization: Authorization::Within(allowed.into()),
-                endpoint: SocketAddr::new(nbma(n).address, PORT),
-                up: true,
-                since: Instant::now(),
-                idle_deadline: None,
-            })
-        });
-        let transports = ids.map(|id| (id, Transport::Clear)).into();
-        let servers = BTreeMap::from([(tunnel(1), nbma(1))]);
-        let mut scene =
-            Scene { config, servers, bindings: BTreeMap::new(), sessions, transports, ids };
-        scene.bind("172.16.0.1/32", 1, BindingKind::Nhs);
-        scene
-    }
-
-    impl Scene {
-        fn bind(&mut self, prefix: &str, n: u8, kind: BindingKind) {
-            let binding = Binding {
-                prefix: net(prefix),
-                next_hop: tunnel(n),
-                nbma: nbma(n),
-                mtu: 0,
-                kind,
-                claimed: None,
-                authoritative: true,
-            };
-            self.bindings.insert(binding.prefix, binding);
-        }
-
-        fn plan(&self) -> Plan {
-            let Self { config, servers, bindings, sessions, transports, .. } = self;
-            plan(config, servers, bindings, sessions, transports)
-        }
-    }
-
-    #[test]
-    fn the_server_carries_the_tunnel_and_the_routes_until_there_is_better() {
-        let mut scene = scene();
-        let [hub, spoke, _] = scene.ids;
-        let desired = scene.plan().desired;
-        for prefix in ["172.16.0.0/24", "172.16.0.1/32", "10.0.0.0/8"] {
-            assert_eq!(peer(&desired, prefix), Some(hub), "{prefix}");
-        }
-        assert_eq!(desired.routes, [net("10.0.0.0/8")].into());
-        scene.bind("10.0.2.0/24", 2, BindingKind::Shortcut);
-        let desired = scene.plan().desired;
-        assert_eq!(peer(&desired, "10.0.2.0/24"), Some(spoke));
-        assert_eq!(peer(&desired, "10.0.0.0/8"), Some(hub));
-        assert!(desired.routes.contains(&net("10.0.2.0/24")));
-    }
-
-    #[test]
-    fn the_server_that_stands_first_in_the_configuration_is_preferred() {
-        let mut scene = scene();
-        let [_, second, _] = scene.ids;
-        scene
-            .config
-            .nhrp
-            .servers
-            .insert(0, Server { address: tunnel(2), nbma: Some(nbma(2)), priority: 0, cluster: 0 });
-        scene.bind("172.16.0.2/32", 2, BindingKind::Nhs);
-        assert_eq!(peer(&scene.plan().desired, "10.0.0.0/8"), Some(second));
-    }
-
-    #[test]
-    fn nobody_carries_what_he_may_not_claim() {
-        let mut scene = scene();
-        let [_, _, thief] = scene.ids;
-        scene.bind("10.0.2.0/24", 3, BindingKind::Shortcut);
-        let plan = scene.plan();
-        assert_eq!(peer(&plan.desired, "10.0.2.0/24"), None);
-        let [(id, reason)] = &plan.refused[..] else { panic!("one refusal: {:?}", plan.refused) };
-        assert_eq!(*id, thief);
-        assert_eq!(
-            reason,
-            "claims 10.0.2.0/24, but its certificate allows only 10.0.3.0/24, 172.16.0.3/32"
-        );
-    }
-
-    #[test]
-    fn who_is_not_where_his_binding_says_is_found_by_his_tunnel_address() {
-        let mut scene = scene();
-        let [_, spoke, _] = scene.ids;
-        let translated = SocketAddr::new(nbma(77).address, 20_001);
-        scene.sessions.relocate(spoke, translated);
-        scene.bind("10.0.2.0/24", 2, BindingKind::Shortcut);
-        assert_eq!(peer(&scene.plan().desired, "10.0.2.0/24"), Some(spoke));
-    }
-
-    #[test]
-    fn a_prefix_around_the_underlay_address_of_its_own_next_hop_is_refused() {
-        let mut scene = scene();
-        let [_, spoke, _] = scene.ids;
-        let mut greedy = scene.sessions.remove(spoke).expect("it is there");
-        greedy.authorization = Authorization::Any;
-        scene.sessions.insert(greedy);
-        scene.bind("203.0.113.0/24", 2, BindingKind::Shortcut);
-        let plan = scene.plan();
-        assert_eq!(peer(&plan.desired, "203.0.113.0/24"), None);
-        assert!(!plan.desired.routes.contains(&net("203.0.113.0/24")));
-        assert!(plan.refused[0].1.contains("routed into itself"), "{:?}", plan.refused);
-    }
-
-    #[test]
-    fn without_a_session_what_is_registered_still_draws_its_packets_and_a_shortcut_does_not() {
-        let mut scene = scene();
-        for (n, kind) in
-            [(4, BindingKind::Registered), (5, BindingKind::Static), (6, BindingKind::Shortcut)]
-        {
-            scene.bind(&format!("10.0.{n}.0/24"), n, kind);
-        }
-        let desired = scene.plan().desired;
-        let drawn = [4, 5, 6].map(|n| desired.routes.contains(&net(&format!("10.0.{n}.0/24"))));
-        assert_eq!(drawn, [true, true, false]);
-        assert_eq!(peer(&desired, "10.0.4.0/24"), None, "dropped, not leaked");
-    }
-
-    #[test]
-    fn only_a_proven_server_may_bring_any_source() {
-        let mut scene = scene();
-        let [hub, spoke, other] = scene.ids;
-        let limited =
-            |scene: &Scene| scene.plan().desired.sources.keys().copied().collect::<BTreeSet<_>>();
-        assert_eq!(limited(&scene), [spoke, other].into());
-        // Spoke 2 shows up at the server's address.
-        scene.sessions.relocate(spoke, SocketAddr::new(nbma(1).address, PORT));
-        assert_eq!(limited(&scene), [spoke, other].into());
-        scene.servers = BTreeMap::new();
-        assert_eq!(limited(&scene), [hub, spoke, other].into());
-    }
-
-    #[test]
-    fn sessions_of_servers_and_of_bindings_are_in_use() {
-        let mut scene = scene();
-        let [hub, spoke, _] = scene.ids;
-        scene.bind("10.0.2.0/24", 2, BindingKind::Shortcut);
-        assert_eq!(scene.plan().used, [hub, spoke].into());
-        scene.bindings.clear();
-        assert_eq!(scene.plan().used, [hub].into(), "though it has not registered yet");
-    }
-
-    #[test]
-    fn multicast_goes_to_whom_the_configuration_names() {
-        let mut scene = scene();
-        let [hub, spoke, other] = scene.ids;
-        scene.bind("172.16.0.2/32", 2, BindingKind::Registered);
-        let members = |scene: &mut Scene, member| {
-            scene.config.multicast = vec![member];
-            scene.plan().desired.multicast
-        };
-        assert_eq!(members(&mut scene, Member::Servers), [hub].into());
-        assert_eq!(members(&mut scene, Member::Dynamic), [spoke].into());
-        assert_eq!(members(&mut scene, Member::Nbma(nbma(3).address)), [other].into());
-    }
-}
+mod tests;

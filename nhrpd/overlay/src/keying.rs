@@ -75,25 +75,24 @@ impl Overlay {
     /// Whether a key exchange that failed is worth another try by itself. Servers are not: their
     /// registrations are repeated anyway.
     pub(crate) fn wants(&self, nbma: Nbma) -> bool {
-        self.bindings.values().any(|binding| {
-            binding.nbma == nbma
-                && binding.kind == BindingKind::Shortcut
-                && matches!(forwarding::path(&self.sessions, binding), Path::None)
+        self.nhrp.bindings_at(nbma).any(|binding| {
+            binding.kind == BindingKind::Shortcut
+                && matches!(forwarding::path(&self.sessions, &binding), Path::None)
         })
     }
 
     /// Whether everything that is bound to this address has a path: the peer came to us from
     /// another one.
     pub(crate) fn is_served(&self, nbma: Nbma) -> bool {
-        let mut here = self.bindings.values().filter(|binding| binding.nbma == nbma).peekable();
+        let mut here = self.nhrp.bindings_at(nbma).peekable();
         here.peek().is_some()
-            && here.all(|b| matches!(forwarding::path(&self.sessions, b), Path::Session(_)))
+            && here.all(|b| matches!(forwarding::path(&self.sessions, &b), Path::Session(_)))
     }
 
     /// Whether a server or a binding is at this address.
     fn knows(&self, nbma: Nbma) -> bool {
         self.servers.values().any(|&server| server == nbma)
-            || self.bindings.values().any(|binding| binding.nbma == nbma)
+            || self.nhrp.bindings_at(nbma).next().is_some()
     }
 
     /// With `security: none`, a session needs no key exchange.
@@ -121,7 +120,6 @@ impl Overlay {
         self.transports.insert(id, Transport::Clear);
         self.nhrp.set_authorization(nbma, Some(Authorization::Any));
         self.notice(Notice::PeerUp { endpoint, identity: None });
-        self.dirty = true;
         Some(id)
     }
 

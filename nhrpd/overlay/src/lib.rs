@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 use ::nhrp::engine as nhrp;
 use ::nhrp::wire::code::{ALREADY_REGISTERED, PROHIBITED};
 use ike::{SaId, TunnelId, TunnelKeys};
-use ipnet::IpNet;
 use nhrp::{Authorization, Binding, BindingKind, Nbma};
 use rand_core::CryptoRng;
 
@@ -34,8 +33,8 @@ pub use notice::{Notice, Refusal, Refused};
 pub use report::{AttemptReport, Route, SessionReport};
 
 use credentials::Judge;
-use desired::{Desired, Event, Peer, PeerId, Transport};
-use forwarding::Path;
+use desired::{Desired, Event, PeerId, Transport};
+use forwarding::{Forwarding, Known, Path};
 use keying::{Attempt, Budget};
 use notice::Refusals;
 use reconfigure::Renewal;
@@ -87,16 +86,14 @@ pub struct Overlay {
     ike: ike::Engine,
     sessions: Sessions,
     transports: BTreeMap<PeerId, Transport>,
-    lingering: BTreeMap<PeerId, Lingering>,
+    /// Sessions whose successors are up: what is still on its way through them may arrive until
+    /// then.
+    lingering: BTreeMap<PeerId, Instant>,
     attempts: BTreeMap<Nbma, Attempt>,
-    bindings: BTreeMap<IpNet, Binding>,
     servers: BTreeMap<IpAddr, Nbma>,
     refusals: Refusals,
     outputs: VecDeque<Output>,
-    desired: Desired,
-    /// Prefixes with a direct path, and where it leads.
-    direct: BTreeMap<IpNet, SocketAddr>,
-    dirty: bool,
+    forwarding: Forwarding,
     unknown_budget: Budget,
     adopted_budget: Budget,
     renewal: Renewal,
@@ -104,15 +101,8 @@ pub struct Overlay {
     started: Instant,
 }
 
-/// A path whose successor is up: what is still on its way through it may arrive.
-#[derive(Debug)]
-struct Lingering {
-    until: Instant,
-    peer: Peer,
-    sources: Option<BTreeSet<IpNet>>,
-}
-
-/// How long it may: more than a packet stays on the way, and its answer's switch to the successor.
+/// How long a path whose successor is up may still receive: more than a packet stays on the way, and
+/// its answer's switch to the successor.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Key exchanges with strangers who seem to have known us.
@@ -142,13 +132,10 @@ impl Overlay {
             transports: BTreeMap::new(),
             lingering: BTreeMap::new(),
             attempts: BTreeMap::new(),
-            bindings: BTreeMap::new(),
             servers,
             refusals: Refusals::default(),
             outputs: VecDeque::new(),
-            desired: Desired::default(),
-            direct: BTreeMap::new(),
-            dirty: true,
+            forwarding: Forwarding::default(),
             unknown_budget: Budget::new(now.instant, UNKNOWN_PER_SECOND),
             adopted_budget: Budget::new(now.instant, ADOPTED_PER_SECOND),
             renewal: Renewal::default(),
@@ -191,13 +178,8 @@ impl Overlay {
                 }
             }
             Event::Unroutable { destination } => {
-                let binding = self
-                    .bindings
-                    .values()
-                    .filter(|binding| binding.prefix.contains(&destination))
-                    .max_by_key(|binding| binding.prefix.prefix_len());
-                if let Some(nbma) = binding.map(|binding| binding.nbma) {
-                    self.connect(now, nbma, rng);
+                if let Some(binding) = self.nhrp.lookup(destination) {
+                    self.connect(now, binding.nbma, rng);
                 }
             }
             Event::Up { peer } => self.session_up(now, peer, rng),
@@ -240,9 +222,9 @@ impl Overlay {
             }
             self.remove_session(now, id, "idle", rng);
         }
-        let lingering = self.lingering.len();
-        self.lingering.retain(|_, lingering| lingering.until > now.instant);
-        self.dirty |= self.lingering.len() != lingering;
+        for (id, _) in self.lingering.extract_if(.., |_, until| *until <= now.instant) {
+            self.sessions.touch(id);
+        }
         let due: Vec<Nbma> = self
             .attempts
             .iter()
@@ -263,7 +245,7 @@ impl Overlay {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let retries = self.attempts.values().filter_map(|attempt| attempt.retry_at).min();
         let idle = self.sessions.next_idle().map(|(deadline, _)| deadline);
-        let lingering = self.lingering.values().map(|lingering| lingering.until).min();
+        let lingering = self.lingering.values().copied().min();
         let renewal = self.renewal.deadline();
         [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle, lingering, renewal]
             .into_iter()
@@ -279,54 +261,30 @@ impl Overlay {
     /// The desired state, where it changed since the last call. To be called when the outputs
     /// of a batch of inputs are dealt with.
     pub fn poll_desired(&mut self, now: Now) -> Option<&Desired> {
-        if !std::mem::take(&mut self.dirty) {
+        if !self.forwarding.is_touched() && !self.sessions.is_touched() {
             return None;
         }
-        let plan = forwarding::plan(
-            &self.config,
-            &self.servers,
-            &self.bindings,
-            &self.sessions,
-            &self.transports,
-        );
-        for (id, reason) in plan.refused {
+        let touched = self.sessions.take_touched();
+        let known = Known {
+            config: &self.config,
+            servers: &self.servers,
+            bindings: &self.nhrp,
+            sessions: &self.sessions,
+            transports: &self.transports,
+            lingering: &self.lingering,
+        };
+        let found = self.forwarding.update(&known, touched);
+        for (id, reason) in found.refused {
             self.refuse_session(now.instant, id, reason);
         }
         let deadline = now.instant + self.config.idle_timeout;
-        let idle: Vec<(PeerId, bool)> = self
-            .sessions
-            .iter()
-            .filter(|(id, s)| plan.used.contains(id) == s.idle_deadline.is_some())
-            .map(|(id, s)| (id, s.idle_deadline.is_none()))
-            .collect();
-        for (id, idle) in idle {
-            self.sessions.set_idle_deadline(id, idle.then_some(deadline));
-        }
-        let shortcuts = self.bindings.values().filter(|b| b.kind == BindingKind::Shortcut);
-        let direct: BTreeMap<IpNet, SocketAddr> = shortcuts
-            .filter_map(|binding| {
-                let hop = plan.desired.forwarding.get(&binding.prefix)?;
-                Some((binding.prefix, plan.desired.peers.get(&hop.peer)?.endpoint))
-            })
-            .collect();
-        for prefix in self.direct.keys().filter(|prefix| !direct.contains_key(prefix)) {
-            self.outputs.push_back(Output::Notice(Notice::Indirect { prefix: *prefix }));
-        }
-        for (&prefix, &endpoint) in &direct {
-            if self.direct.get(&prefix) != Some(&endpoint) {
-                self.outputs.push_back(Output::Notice(Notice::Direct { prefix, endpoint }));
+        for (id, used) in found.used {
+            if self.sessions.get(id).is_some_and(|s| used == s.idle_deadline.is_some()) {
+                self.sessions.set_idle_deadline(id, (!used).then_some(deadline));
             }
         }
-        self.direct = direct;
-        self.desired = plan.desired;
-        for (&id, lingering) in &self.lingering {
-            let peer = Peer { receive_only: true, ..lingering.peer.clone() };
-            self.desired.peers.insert(id, peer);
-            if let Some(sources) = &lingering.sources {
-                self.desired.sources.insert(id, sources.clone());
-            }
-        }
-        Some(&self.desired)
+        self.outputs.extend(found.notices.into_iter().map(Output::Notice));
+        Some(self.forwarding.desired())
     }
 
     /// Own NBMA address changed; `None` while the underlay has none.
@@ -352,7 +310,7 @@ impl Overlay {
     ) {
         self.servers.insert(server, nbma);
         self.nhrp.set_server_nbma(now.instant, server, Some(nbma));
-        self.dirty = true;
+        self.forwarding.touch_all();
         self.pump(now, rng);
     }
 
@@ -515,7 +473,6 @@ impl Overlay {
                     idle_deadline: Some(now.instant + self.config.idle_timeout),
                 });
                 self.transports.insert(id, transport(keys, initiator));
-                self.dirty = true;
             }
             ike::Event::Failed { sa, remote, identity, reason, superseded, .. } => {
                 let nbma = self.sessions.nbma(remote);
@@ -563,8 +520,8 @@ impl Overlay {
             ike::Event::Moved { sa, remote, encapsulated } => {
                 for id in self.sessions.by_sa(sa) {
                     if let Some(Transport::Esp(esp)) = self.transports.get_mut(&id) {
-                        self.dirty |= esp.encapsulated != encapsulated;
                         esp.encapsulated = encapsulated;
+                        self.sessions.touch(id);
                     }
                     self.move_session(now.instant, id, remote);
                 }
@@ -588,7 +545,6 @@ impl Overlay {
         };
         let id = self.sessions.insert(session);
         self.transports.insert(id, transport);
-        self.dirty = true;
     }
 
     /// IKE has given up the keys of a session. Make before break: one that has a successor goes
@@ -631,10 +587,8 @@ impl Overlay {
             if let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint)) {
                 self.nhrp.peer_moved(now.instant, former, nbma, &authorization);
             }
-            if let Some(peer) = self.desired.peers.get(&twin).cloned() {
-                let sources = self.desired.sources.get(&twin).cloned();
-                let until = now.instant + LINGER;
-                self.lingering.insert(twin, Lingering { until, peer, sources });
+            if self.desired().peers.contains_key(&twin) {
+                self.lingering.insert(twin, now.instant + LINGER);
             }
             // A former tunnel of the same IKE SA is IKE's to end.
             let reason = "replaced by a newer session";
@@ -645,7 +599,6 @@ impl Overlay {
             }
         }
         self.nhrp.path_up(now.instant, nbma);
-        self.dirty = true;
     }
 
     /// Whether another session with the same peer is up.
@@ -670,7 +623,6 @@ impl Overlay {
             self.nhrp.peer_moved(now, from, to, &authorization);
         }
         self.notice(Notice::PeerMoved { from: former, to: endpoint });
-        self.dirty = true;
     }
 
     /// Ends a session of ours and tells the peer.
@@ -685,12 +637,7 @@ impl Overlay {
     fn forget_session(&mut self, now: Instant, id: PeerId, reason: &str) {
         let twins = self.sessions.twins(id);
         let still_up = self.is_reached_otherwise(id);
-        let carries = |path| matches!(path, Path::Session(carrier) if carrier == id);
-        let shortcuts = self.bindings.values().filter(|b| b.kind == BindingKind::Shortcut);
-        let mut lost: BTreeSet<Nbma> = shortcuts
-            .filter(|binding| carries(forwarding::path(&self.sessions, binding)))
-            .map(|binding| binding.nbma)
-            .collect();
+        let mut lost: BTreeSet<Nbma> = self.shortcuts_through(id).map(|b| b.nbma).collect();
         let Some(session) = self.sessions.remove(id) else { return };
         lost.insert(self.sessions.nbma(session.endpoint));
         self.transports.remove(&id);
@@ -700,7 +647,6 @@ impl Overlay {
                 self.forget_session(now, twin, reason);
             }
         }
-        self.dirty = true;
         if session.up && !still_up {
             self.notice(Notice::PeerDown {
                 endpoint: session.endpoint,
@@ -718,19 +664,28 @@ impl Overlay {
         }
     }
 
+    /// The shortcuts that a session carries.
+    fn shortcuts_through(&self, id: PeerId) -> impl Iterator<Item = Binding> {
+        let session = self.sessions.get(id);
+        let nbma = session.map(|session| self.sessions.nbma(session.endpoint));
+        let hosts = session.into_iter().flat_map(|session| session::hosts(&session.authorization));
+        let at = nbma.into_iter().flat_map(|nbma| self.nhrp.bindings_at(nbma));
+        at.chain(hosts.flat_map(|host| self.nhrp.bindings_of(host))).filter(move |binding| {
+            let path = forwarding::path(&self.sessions, binding);
+            binding.kind == BindingKind::Shortcut && matches!(path, Path::Session(at) if at == id)
+        })
+    }
+
     fn nhrp_event(&mut self, now: Now, event: nhrp::Event, rng: &mut dyn CryptoRng) {
         match event {
-            nhrp::Event::BindingChanged { prefix, binding: Some(binding) } => {
-                let path = forwarding::path(&self.sessions, &binding);
-                if binding.kind == BindingKind::Shortcut && matches!(path, Path::None) {
+            nhrp::Event::BindingChanged { prefix, binding } => {
+                self.forwarding.touch(prefix);
+                if let Some(binding) = binding
+                    && binding.kind == BindingKind::Shortcut
+                    && matches!(forwarding::path(&self.sessions, &binding), Path::None)
+                {
                     self.connect(now, binding.nbma, rng);
                 }
-                self.bindings.insert(prefix, binding);
-                self.dirty = true;
-            }
-            nhrp::Event::BindingChanged { prefix, binding: None } => {
-                self.bindings.remove(&prefix);
-                self.dirty = true;
             }
             nhrp::Event::ClaimRefused { peer, prefix, allowed, reason, .. } => {
                 let reason = match allowed.filter(|allowed| !allowed.permits(prefix)) {

@@ -69,7 +69,7 @@ impl Overlay {
             self.renewal.waiting = self.sessions.iter().map(|(id, _)| id).collect();
             self.renewal.at = Some(now.instant);
         }
-        self.dirty = true;
+        self.forwarding.touch_all();
         self.pump(now, rng);
     }
 

@@ -91,8 +91,8 @@ impl Overlay {
     }
 
     /// Everything that forwarding may use, in order of prefix.
-    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
-        self.bindings.values()
+    pub fn bindings(&self) -> impl Iterator<Item = Binding> {
+        self.nhrp.bindings()
     }
 
     /// Where the traffic for `binding` goes.
@@ -109,7 +109,7 @@ impl Overlay {
 
     /// The desired state as of the last [`Overlay::poll_desired`].
     pub fn desired(&self) -> &Desired {
-        &self.desired
+        self.forwarding.desired()
     }
 
     /// Where a peer is reached on the underlay.

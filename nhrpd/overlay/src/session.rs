@@ -37,10 +37,21 @@ pub(crate) struct Sessions {
     by_sa: BTreeSet<(SaId, PeerId)>,
     by_nbma: BTreeSet<(Nbma, PeerId)>,
     by_host: BTreeSet<(IpAddr, PeerId)>,
+    by_identity: BTreeSet<(String, PeerId)>,
     idle: BTreeSet<(Instant, PeerId)>,
     last_id: u32,
     /// UDP port that means "the well-known one".
     port: u16,
+    touched: Touched,
+}
+
+/// The sessions whose place in forwarding may be another one since [`Sessions::take_touched`], and
+/// all that led or leads to them.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    pub ids: BTreeSet<PeerId>,
+    pub places: BTreeSet<Nbma>,
+    pub hosts: BTreeSet<IpAddr>,
 }
 
 impl Sessions {
@@ -70,14 +81,19 @@ impl Sessions {
         for host in hosts(&session.authorization) {
             self.by_host.insert((host, id));
         }
+        if let Some(identity) = &session.identity {
+            self.by_identity.insert((identity.clone(), id));
+        }
         if let Some(deadline) = session.idle_deadline {
             self.idle.insert((deadline, id));
         }
         self.by_id.insert(id, session);
+        self.touch(id);
         id
     }
 
     pub(crate) fn remove(&mut self, id: PeerId) -> Option<Session> {
+        self.touch(id);
         let session = self.by_id.remove(&id)?;
         if let Some(sa) = session.sa {
             self.by_sa.remove(&(sa, id));
@@ -85,6 +101,9 @@ impl Sessions {
         self.by_nbma.remove(&(self.nbma(session.endpoint), id));
         for host in hosts(&session.authorization) {
             self.by_host.remove(&(host, id));
+        }
+        if let Some(identity) = &session.identity {
+            self.by_identity.remove(&(identity.clone(), id));
         }
         if let Some(deadline) = session.idle_deadline {
             self.idle.remove(&(deadline, id));
@@ -154,10 +173,34 @@ impl Sessions {
         let Some(session) = self.by_id.get(&id).filter(|session| session.identity.is_some()) else {
             return Vec::new();
         };
-        let same = |other: &Session| {
-            other.identity == session.identity && other.authorization == session.authorization
+        let same = |other: PeerId| {
+            self.get(other).is_some_and(|other| other.authorization == session.authorization)
         };
-        self.iter().filter(|&(other, s)| other != id && same(s)).map(|(other, _)| other).collect()
+        let namesakes = session.identity.iter().flat_map(|identity| self.named(identity));
+        namesakes.filter(|&other| other != id && same(other)).collect()
+    }
+
+    /// The sessions whose peers have proven this identity, oldest first.
+    pub(crate) fn named(&self, identity: &str) -> impl Iterator<Item = PeerId> {
+        let of = |id| (identity.to_owned(), PeerId(id));
+        self.by_identity.range(of(0)..=of(u32::MAX)).map(|&(_, id)| id)
+    }
+
+    /// Says that forwarding has to look at a session again.
+    pub(crate) fn touch(&mut self, id: PeerId) {
+        self.touched.ids.insert(id);
+        if let Some(session) = self.by_id.get(&id) {
+            self.touched.places.insert(self.nbma(session.endpoint));
+            self.touched.hosts.extend(hosts(&session.authorization));
+        }
+    }
+
+    pub(crate) fn is_touched(&self) -> bool {
+        !self.touched.ids.is_empty()
+    }
+
+    pub(crate) fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
     }
 
     pub(crate) fn set_up(&mut self, id: PeerId, now: Instant) -> bool {
@@ -166,6 +209,7 @@ impl Sessions {
         if news {
             session.up = true;
             session.since = now;
+            self.touch(id);
         }
         news
     }
@@ -179,11 +223,13 @@ impl Sessions {
 
     /// Moves a session; gives its former endpoint where that differs.
     pub(crate) fn relocate(&mut self, id: PeerId, endpoint: SocketAddr) -> Option<SocketAddr> {
-        let session = self.by_id.get_mut(&id)?;
-        if session.endpoint == endpoint {
+        let former = self.get(id)?.endpoint;
+        if former == endpoint {
             return None;
         }
-        let former = std::mem::replace(&mut session.endpoint, endpoint);
+        self.touch(id);
+        self.by_id.get_mut(&id)?.endpoint = endpoint;
+        self.touch(id);
         self.by_nbma.remove(&(self.nbma(former), id));
         self.by_nbma.insert((self.nbma(endpoint), id));
         Some(former)
@@ -191,6 +237,7 @@ impl Sessions {
 
     /// What its identity may claim is something else now.
     pub(crate) fn set_authorization(&mut self, id: PeerId, authorization: Authorization) {
+        self.touch(id);
         let Some(session) = self.by_id.get_mut(&id) else { return };
         let former = std::mem::replace(&mut session.authorization, authorization);
         for host in hosts(&former) {
@@ -199,6 +246,7 @@ impl Sessions {
         for host in hosts(&session.authorization) {
             self.by_host.insert((host, id));
         }
+        self.touch(id);
     }
 
     pub(crate) fn set_idle_deadline(&mut self, id: PeerId, deadline: Option<Instant>) {
@@ -217,7 +265,7 @@ impl Sessions {
 }
 
 /// The single addresses among what an identity may claim.
-fn hosts(authorization: &Authorization) -> impl Iterator<Item = IpAddr> + '_ {
+pub(crate) fn hosts(authorization: &Authorization) -> impl Iterator<Item = IpAddr> + '_ {
     let prefixes = match authorization {
         Authorization::Any => None,
         Authorization::Within(prefixes) => Some(prefixes),
@@ -328,9 +376,9 @@ mod tests {
         sessions.relocate(id, at(9, 7));
         sessions.set_idle_deadline(id, Some(Instant::now() + Duration::from_secs(1)));
         assert!(sessions.remove(id).is_some() && sessions.remove(id).is_none());
-        let Sessions { by_id, by_sa, by_nbma, by_host, idle, .. } = &sessions;
+        let Sessions { by_id, by_sa, by_nbma, by_host, by_identity, idle, .. } = &sessions;
         assert!(by_id.is_empty() && by_sa.is_empty() && by_nbma.is_empty());
-        assert!(by_host.is_empty() && idle.is_empty());
+        assert!(by_host.is_empty() && by_identity.is_empty() && idle.is_empty());
     }
 
     #[test]

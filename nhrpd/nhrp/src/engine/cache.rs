@@ -128,6 +128,14 @@ impl Cache {
             .map(|(key, entry)| entry.binding(*key))
     }
 
+    /// Those of the entries at `keys` that count for their prefixes.
+    pub(super) fn bindings_among(&self, keys: Vec<Key>) -> impl Iterator<Item = Binding> + '_ {
+        keys.into_iter().filter_map(|key| {
+            let (first, entry) = self.at(key.0, LAST)?;
+            (first == key).then(|| entry.binding(key))
+        })
+    }
+
     /// Longest match among the kinds up to `kind`.
     pub(super) fn longest(&self, address: IpAddr, kind: BindingKind) -> Option<(Key, &Entry)> {
         let v6 = address.is_ipv6();

@@ -289,6 +289,26 @@ impl Engine {
         self.cache.bindings()
     }
 
+    /// What forwarding may use for exactly this prefix.
+    pub fn binding(&self, prefix: IpNet) -> Option<Binding> {
+        self.cache.binding(prefix)
+    }
+
+    /// What forwarding may use for this destination: the longest match.
+    pub fn lookup(&self, destination: IpAddr) -> Option<Binding> {
+        self.binding(self.cache.longest(destination, BindingKind::Shortcut)?.0.0)
+    }
+
+    /// The bindings of those who are reached at this NBMA address.
+    pub fn bindings_at(&self, nbma: Nbma) -> impl Iterator<Item = Binding> + '_ {
+        self.cache.bindings_among(self.cache.at_nbma(nbma))
+    }
+
+    /// The bindings of the peer with this protocol address.
+    pub fn bindings_of(&self, peer: IpAddr) -> impl Iterator<Item = Binding> + '_ {
+        self.cache.bindings_among(self.cache.of_peer(peer))
+    }
+
     /// Forgets everything learnt: registrations of others, shortcuts, negative entries. Static
     /// bindings and servers stay.
     pub fn clear_cache(&mut self) {
