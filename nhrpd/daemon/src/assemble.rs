@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail};
 use dataplane::DataPlane;
 use dataplane::underlay::{self, Underlay};
-use ike::TunnelKind;
 use ike::psk::SharedKeys;
+use ike::{EspCipher, EspProposal, TunnelKind};
 use ipnet::IpNet;
 use nhrp::engine::{Limits, Nbma, Server};
 use overlay::{Accept, Credentials, Member, Security, Trust};
@@ -159,11 +159,14 @@ pub(crate) fn plane(config: &Config, underlay: &Underlay) -> dataplane::Config {
 }
 
 /// What the overlay is told. `plane`: what carries its paths.
+///
+/// # Errors
+/// As [`esp`].
 pub(crate) fn overlay(
     config: &Config,
     credentials: Option<&Credentials>,
     plane: &DataPlane,
-) -> overlay::Config {
+) -> anyhow::Result<overlay::Config> {
     let mut servers: Vec<Server> = config
         .nhs
         .iter()
@@ -182,7 +185,7 @@ pub(crate) fn overlay(
         config::Security::None => (Security::None, Some(nhrp::engine::Authorization::Any)),
         config::Security::Keyed(..) => (Security::Ike, None),
     };
-    overlay::Config {
+    Ok(overlay::Config {
         nhrp: nhrp::engine::Config {
             address: config.tunnel.address,
             nbma: None,
@@ -220,7 +223,7 @@ pub(crate) fn overlay(
                 DataPlane::Kernel(_) => vec![TunnelKind::Esp],
                 DataPlane::Userspace(_) => tunnels(config.security.mode()),
             },
-            esp: plane.esp_ciphers().to_vec(),
+            esp: esp(config, plane.esp_ciphers())?,
             port: config.underlay.port,
             // ESP by itself needs no socket of ours, and so no daemon.
             encapsulate: matches!(plane, DataPlane::Userspace(_)),
@@ -251,7 +254,21 @@ pub(crate) fn overlay(
             .collect(),
         sessions: config.limits.peers,
         idle_timeout: IDLE,
+    })
+}
+
+/// `security.esp-proposals`, without the ciphers that the data plane lacks.
+pub(crate) fn esp(config: &Config, known: &[EspCipher]) -> anyhow::Result<Vec<EspProposal>> {
+    let proposals = config.esp_proposals.iter().cloned();
+    let usable: Vec<_> = proposals.filter_map(|esp| esp.with_ciphers(known)).collect();
+    if usable.is_empty() {
+        let known: Vec<_> = known.iter().map(ToString::to_string).collect();
+        bail!(
+            "security.esp-proposals: this data plane has none of these ciphers; it has {}",
+            known.join(", ")
+        );
     }
+    Ok(usable)
 }
 
 /// Kinds of tunnel, the preferred first.

@@ -65,6 +65,8 @@ pub struct Config {
     pub rekey_interval: Duration,
     /// `security.ike-proposals`: what IKE proposes and accepts.
     pub ike_proposals: ike::Algorithms,
+    /// `security.esp-proposals`: what is proposed and accepted for ESP.
+    pub esp_proposals: Vec<ike::EspProposal>,
     /// What carries the packets.
     pub dataplane: Dataplane,
     /// Caps and rates.

@@ -21,6 +21,8 @@ use anyhow::Context as _;
 
 use config::Config;
 use dataplane::probe;
+use dataplane::userspace::ESP_CIPHERS;
+use ike::EspCipher;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
@@ -49,7 +51,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         config::Source::Device(_) => None,
     };
     let choice = plane::choose(&config, nbma)?;
-    let name = if choice.kernel { "kernel" } else { "userspace" };
+    let (name, ciphers) = match choice.kernel {
+        true => ("kernel", &EspCipher::ALL[..]),
+        false => ("userspace", &ESP_CIPHERS[..]),
+    };
+    assemble::esp(&config, ciphers)?;
     println!("data plane: {name} ({})", choice.why);
     let secured = config.security != config::Security::None;
     for (name, abilities) in [("kernel", probe::kernel(secured)), ("userspace", probe::userspace())]

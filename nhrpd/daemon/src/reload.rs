@@ -48,7 +48,8 @@ impl Shell {
             .as_ref()
             .map(|credentials| assemble::doubts(&config, credentials, SystemTime::now()))
             .unwrap_or_default();
-        let told = assemble::overlay(&config, credentials.as_ref(), &self.plane);
+        let told = assemble::overlay(&config, credentials.as_ref(), &self.plane)
+            .map_err(|error| error.to_string())?;
         self.overlay.reconfigure(now(), told, credentials, &mut rand::rng());
         let former = std::mem::replace(&mut self.config, config);
         let changed = former.differences(&self.config);
@@ -109,7 +110,8 @@ impl Config {
 
     /// Sections with another content in `other`, in the order of the documentation.
     fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let security = |c: &Self| (c.security.clone(), c.rekey_interval, c.ike_proposals.clone());
+        let proposals = |c: &Self| (c.ike_proposals.clone(), c.esp_proposals.clone());
+        let security = |c: &Self| (c.security.clone(), c.rekey_interval, proposals(c));
         let same = [
             ("nhrp", self.nhrp == other.nhrp),
             ("nhs", self.nhs == other.nhs),
@@ -191,6 +193,7 @@ log: info
             ("security", "ca: c", "ca: d"),
             ("security", "ca: c", "ca: c, rekey-interval: 3600"),
             ("security", "ca: c", "ca: c, ike-proposals: [aes256gcm16-prfsha256-ecp256]"),
+            ("security", "ca: c", "ca: c, esp-proposals: [aes256gcm16-ecp256]"),
             ("limits", "peers: 10", "peers: 11"),
             ("log", "info", "debug"),
         ] {

@@ -83,7 +83,7 @@ pub(crate) async fn run(
     let (events_in, mut events) = mpsc::channel(EVENTS);
     let choice = plane::choose(&config, underlay.address)?;
     let plane = plane::start(&choice, assemble::plane(&config, &underlay), events_in).await?;
-    let told = assemble::overlay(&config, credentials.as_ref(), &plane);
+    let told = assemble::overlay(&config, credentials.as_ref(), &plane)?;
     let overlay = Overlay::new(told, credentials, now(), &mut rand::rng());
     let mut shell = Shell {
         config,

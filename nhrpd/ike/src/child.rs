@@ -13,7 +13,7 @@ use crate::crypto::group::Group;
 use crate::crypto::keys::Secret;
 use crate::sa::{Sa, State};
 use crate::wire::{PROTOCOL_ESP, Proposal, TrafficSelector, Transform, TransformKind};
-use crate::{Engine, Event, Output, TunnelId};
+use crate::{Engine, EspProposal, Event, Output, TunnelId};
 
 /// IP protocol of GRE.
 const GRE: u8 = 47;
@@ -81,13 +81,8 @@ impl std::fmt::Debug for Esp {
 
 impl std::fmt::Display for EspCipher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Aes128Gcm16 => "aes128gcm16",
-            Self::Aes256Gcm16 => "aes256gcm16",
-            Self::ChaCha20Poly1305 => "chacha20poly1305",
-            Self::Aes128CbcSha256 => "aes128-sha256",
-            Self::Aes256CbcSha256 => "aes256-sha256",
-        })
+        f.write_str(self.encryption_name())?;
+        if self.is_aead() { Ok(()) } else { f.write_str("-sha256") }
     }
 }
 
@@ -101,6 +96,21 @@ impl EspCipher {
         Self::Aes128CbcSha256,
     ];
 
+    /// Its encryption's keyword alone.
+    pub(crate) fn encryption_name(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm16 => "aes128gcm16",
+            Self::Aes256Gcm16 => "aes256gcm16",
+            Self::ChaCha20Poly1305 => "chacha20poly1305",
+            Self::Aes128CbcSha256 => "aes128",
+            Self::Aes256CbcSha256 => "aes256",
+        }
+    }
+
+    pub(crate) fn is_aead(self) -> bool {
+        self.key_lens().1 == 0
+    }
+
     fn encryption(self) -> Transform {
         let (id, bits) = match self {
             Self::Aes128Gcm16 => (20, Some(128)),
@@ -113,11 +123,8 @@ impl EspCipher {
     }
 
     fn integrity(self) -> Option<Transform> {
-        let id = match self {
-            Self::Aes128Gcm16 | Self::Aes256Gcm16 | Self::ChaCha20Poly1305 => return None,
-            Self::Aes128CbcSha256 | Self::Aes256CbcSha256 => HMAC_SHA2_256_128,
-        };
-        Some(Transform::new(TransformKind::INTEGRITY, id, None))
+        let integrity = Transform::new(TransformKind::INTEGRITY, HMAC_SHA2_256_128, None);
+        (!self.is_aead()).then_some(integrity)
     }
 
     /// Octets of the encryption key with its salt, and of the integrity key.
@@ -147,23 +154,16 @@ fn method(group: Option<&Group>) -> Transform {
     Transform::new(TransformKind::KEY_EXCHANGE, group.map_or(0, |group| group.id), None)
 }
 
-/// What we propose: AEADs and others apart, because only the others need an integrity algorithm.
-/// `groups` are the key exchanges of CREATE_CHILD_SA; `None` is to do without.
-pub(crate) fn proposals(
-    ciphers: &[EspCipher],
-    groups: &[Option<&'static Group>],
-    spi: u32,
-) -> Vec<Proposal> {
-    let (aeads, others): (Vec<EspCipher>, Vec<EspCipher>) =
-        ciphers.iter().partition(|cipher| cipher.integrity().is_none());
-    let kinds = [aeads, others].into_iter().filter(|ciphers| !ciphers.is_empty());
-    let with = |(index, ciphers): (usize, Vec<EspCipher>)| {
-        let mut transforms: Vec<_> = ciphers.iter().map(|cipher| cipher.encryption()).collect();
-        transforms.extend(ciphers[0].integrity());
-        if groups.iter().any(Option::is_some) {
-            transforms.extend(groups.iter().map(|&group| method(group)));
+/// What we propose.
+pub(crate) fn proposals(ours: &[EspProposal], spi: u32) -> Vec<Proposal> {
+    let with = |(index, ours): (usize, &EspProposal)| {
+        let mut transforms: Vec<_> =
+            ours.ciphers.iter().map(|cipher| cipher.encryption()).collect();
+        transforms.extend(ours.ciphers[0].integrity());
+        if ours.groups.iter().any(Option::is_some) {
+            transforms.extend(ours.groups.iter().map(|&group| method(group)));
         }
-        transforms.extend([esn(true), esn(false)]);
+        transforms.extend(ours.extended_sequence.iter().map(|&extended| esn(extended)));
         Proposal {
             number: index as u8 + 1,
             protocol: PROTOCOL_ESP,
@@ -171,7 +171,7 @@ pub(crate) fn proposals(
             transforms,
         }
     };
-    kinds.enumerate().map(with).collect()
+    ours.iter().enumerate().map(with).collect()
 }
 
 /// The responder's choice.
@@ -183,23 +183,18 @@ pub(crate) struct Choice {
     pub(crate) group: Option<&'static Group>,
 }
 
-/// Takes the first proposal that has something of ours of each type (RFC 7296 §3.3.6). `offered`
-/// is the group of the peer's KE payload: choosing it saves a round trip.
+/// Takes the first proposal that has something of one of ours of each type (RFC 7296 §3.3.6).
+/// `offered` is the group of the peer's KE payload: choosing it saves a round trip.
 pub(crate) fn choose(
-    ciphers: &[EspCipher],
-    groups: &[Option<&'static Group>],
+    ours: &[EspProposal],
     proposals: &[Proposal],
     offered: Option<u16>,
 ) -> Option<Choice> {
-    proposals.iter().find_map(|proposal| choose_from(ciphers, groups, proposal, offered))
+    let from = |proposal| ours.iter().find_map(|ours| choose_from(ours, proposal, offered));
+    proposals.iter().find_map(from)
 }
 
-fn choose_from(
-    ciphers: &[EspCipher],
-    groups: &[Option<&'static Group>],
-    proposal: &Proposal,
-    offered: Option<u16>,
-) -> Option<Choice> {
+fn choose_from(ours: &EspProposal, proposal: &Proposal, offered: Option<u16>) -> Option<Choice> {
     let peer_spi = spi(&proposal.spi).filter(|_| proposal.protocol == PROTOCOL_ESP)?;
     let has = |transform: &Transform| proposal.transforms.contains(transform);
     let with = |kind| proposal.transforms.iter().any(|transform| transform.kind == kind);
@@ -219,41 +214,42 @@ fn choose_from(
         None if with(TransformKind::INTEGRITY) => has(&none).then(|| Some(none.clone())),
         None => Some(None),
     };
-    let (cipher, integrity) = ciphers
+    let (cipher, integrity) = ours
+        .ciphers
         .iter()
         .filter(|cipher| has(&cipher.encryption()))
         .find_map(|&cipher| Some((cipher, integrity(cipher)?)))?;
     let mut transforms = vec![cipher.encryption()];
     transforms.extend(integrity);
-    let without = &[None][..];
-    let groups = if groups.is_empty() { without } else { groups };
     let group = if with(TransformKind::KEY_EXCHANGE) {
-        let mut ours: Vec<_> = groups.iter().copied().filter(|&g| has(&method(g))).collect();
-        ours.sort_by_key(|group| group.map(|group| group.id) != offered);
-        let group = *ours.first()?;
+        let mut groups: Vec<_> = ours.groups.iter().copied().filter(|&g| has(&method(g))).collect();
+        groups.sort_by_key(|group| group.map(|group| group.id) != offered);
+        let group = *groups.first()?;
         transforms.push(method(group));
         group
     } else {
-        *groups.iter().find(|group| group.is_none())?
+        *ours.groups.iter().find(|group| group.is_none())?
     };
-    // RFC 7296 §3.3.3 makes it mandatory; who leaves it out means RFC 4303 without extension.
-    let extended = has(&esn(true));
-    if with(TransformKind::SEQUENCE_NUMBERS) {
-        transforms.push(Some(esn(extended)).filter(has)?);
-    }
+    let extended = if with(TransformKind::SEQUENCE_NUMBERS) {
+        let extended = *ours.extended_sequence.iter().find(|&&extended| has(&esn(extended)))?;
+        transforms.push(esn(extended));
+        extended
+    } else {
+        // RFC 7296 §3.3.3 makes it mandatory; who leaves it out means RFC 4303 without extension.
+        *ours.extended_sequence.iter().find(|&&extended| !extended)?
+    };
     let proposal = Proposal { transforms, ..proposal.clone() };
     Some(Choice { proposal, terms: Terms { cipher, esn: extended, peer_spi }, group })
 }
 
 /// Checks what a responder chose of our proposals: one transform of each type (RFC 7296 §2.7).
 pub(crate) fn accept(
-    ciphers: &[EspCipher],
-    groups: &[Option<&'static Group>],
+    ours: &[EspProposal],
     chosen: &[Proposal],
     group: Option<u16>,
 ) -> Option<Choice> {
     let [proposal] = chosen else { return None };
-    let choice = choose_from(ciphers, groups, proposal, group)?;
+    let choice = choose(ours, chosen, group)?;
     (choice.proposal.transforms.len() == proposal.transforms.len()).then_some(choice)
 }
 

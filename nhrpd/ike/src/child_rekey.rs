@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rand_core::CryptoRng;
 
 use crate::child::{self, Child, Seed};
-use crate::crypto::group::{ECP_256, ECP_384, Group, PrivateKey, X25519};
+use crate::crypto::group::{Group, PrivateKey};
 use crate::engine::Context;
 use crate::private::{self, peer_refusal};
 use crate::rekey::{DELETE_WAIT, LATER, SOON};
@@ -67,14 +67,6 @@ impl Engine {
         self.put(sa);
     }
 
-    /// The key exchanges of CREATE_CHILD_SA.
-    fn pfs(&self) -> Vec<Option<&'static Group>> {
-        if self.config.pfs.is_empty() {
-            return vec![Some(&X25519), Some(&ECP_384), Some(&ECP_256), None];
-        }
-        self.config.pfs.clone()
-    }
-
     /// What is due of the CHILD_SAs of an SA without a request under way; `true` if there is one
     /// under way now.
     pub(crate) fn handle_child_deadlines(
@@ -103,7 +95,6 @@ impl Engine {
         old: TunnelId,
         rng: &mut dyn CryptoRng,
     ) {
-        let groups = self.pfs();
         let (Ok(own), remote) = (self.own_address(sa.remote), sa.remote.ip()) else {
             self.postpone_child(now, sa, old, LATER);
             return;
@@ -111,14 +102,14 @@ impl Engine {
         let Some(child) = find(sa, old) else { return };
         child.rekey_at = now.checked_add(LATER);
         let inbound = child.inbound;
-        let first = child.group.or(groups[0]);
+        let first = child.group.or(self.config.esp.first().and_then(|esp| esp.groups[0]));
         let group = first.map(|group| (group, group.generate(rng)));
         let public = group.as_ref().map(|(group, private)| group.public(private));
         let Ok(public) = public.transpose() else { return };
         let spi = self.fresh_esp_spi(rng);
         let mut nonce = vec![0; NONCE_LEN];
         rng.fill_bytes(&mut nonce);
-        let proposals = child::proposals(&self.config.esp, &groups, spi);
+        let proposals = child::proposals(&self.config.esp, spi);
         let rekey = Notify {
             protocol: PROTOCOL_ESP,
             spi: inbound.to_be_bytes().into(),
@@ -197,10 +188,9 @@ impl Engine {
         let asked = ChildPayloads::find(payloads).ok_or_else(unacceptable)?;
         let nonce = nonce(payloads).ok_or_else(|| refuse(NotifyType::INVALID_SYNTAX))?;
         let offered = key_exchange(payloads);
-        let groups = self.pfs();
         let method = offered.map(|(group, _)| group);
-        let choice = child::choose(&self.config.esp, &groups, asked.proposals, method)
-            .ok_or_else(unacceptable)?;
+        let choice =
+            child::choose(&self.config.esp, asked.proposals, method).ok_or_else(unacceptable)?;
         if let Some(group) = choice.group
             && Some(group.id) != method
         {
@@ -332,7 +322,7 @@ impl Engine {
         let answered = key_exchange(payloads);
         let method = answered.map(|(group, _)| group);
         let terms = self
-            .check_grant(sa.remote, &granted, &self.pfs(), method)
+            .check_grant(sa.remote, &granted, &self.config.esp, method)
             .map_err(|_| Refused::Later)?;
         let secret = match (&own.group, answered) {
             (Some((group, private)), Some((answered, public))) if answered == group.id => {
@@ -365,7 +355,8 @@ impl Engine {
     ) {
         let pause = match *refused {
             Refused::Group(id) => {
-                let group = self.pfs().into_iter().flatten().find(|group| group.id == id);
+                let groups = self.config.esp.iter().flat_map(|esp| esp.groups.iter().flatten());
+                let group = groups.copied().find(|group| group.id == id);
                 match (group, find(sa, old)) {
                     (Some(group), Some(child)) if child.group.map(|g| g.id) != Some(id) => {
                         child.group = Some(group);

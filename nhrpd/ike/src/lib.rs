@@ -141,11 +141,9 @@ pub struct Config {
     /// Speak the extensions of [`private`] with peers that know them. Without them our own nodes
     /// treat each other as they treat any other implementation.
     pub extensions: bool,
-    /// Key exchanges for a CHILD_SA's new keys (perfect forward secrecy), the preferred first;
-    /// `None` is to do without. Empty: X25519, P-384 or P-256, or none where the peer wants none.
-    pub pfs: Vec<Option<&'static Group>>,
-    /// Ciphers of ESP that we propose and accept, the preferred first.
-    pub esp: Vec<EspCipher>,
+    /// What is proposed and accepted for ESP, the preferred first. [`EspProposal::defaults`]:
+    /// everything there is.
+    pub esp: Vec<EspProposal>,
     /// Own port, and that of peers that are begun with: IKE with non-ESP marker and ESP in UDP.
     pub port: u16,
     /// ESP goes in UDP although nobody translates addresses on the way.
@@ -173,8 +171,7 @@ impl Default for Config {
             extensions: true,
             port: 4500,
             encapsulate: false,
-            pfs: Vec::new(),
-            esp: EspCipher::ALL.to_vec(),
+            esp: EspProposal::defaults(),
             dead_peer_interval: Duration::from_secs(10),
             rekey_interval: Duration::from_secs(4 * 3600),
             half_open: 1000,

@@ -13,7 +13,7 @@ use crate::engine::Context;
 use crate::private::{self, Offer, WireGuardPair};
 use crate::sa::{Handshake, Sa};
 use crate::wire::{Notify, NotifyType, Payload, Proposal, TrafficSelector};
-use crate::{Engine, Refusal, WireGuardKeys};
+use crate::{Engine, EspProposal, Refusal, WireGuardKeys};
 
 /// Kinds of tunnel that carry GRE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,11 +157,17 @@ impl Engine {
         if esp {
             let own = self.own_address(remote)?;
             let spi = self.fresh_esp_spi(rng);
-            let proposals = child::proposals(&self.config.esp, &[], spi);
+            let proposals = child::proposals(&self.first_esp(), spi);
             payloads.extend(child_payloads(proposals, child::gre(own), child::gre(remote.ip())));
             offered.spi = Some(spi);
         }
         Ok((offered, payloads))
+    }
+
+    /// What is proposed in IKE_AUTH, which has no key exchange for a CHILD_SA (RFC 7296 §1.2).
+    fn first_esp(&self) -> Vec<EspProposal> {
+        let without = |esp: &EspProposal| EspProposal { groups: vec![None], ..esp.clone() };
+        self.config.esp.iter().map(without).collect()
     }
 
     /// Own address, as traffic selectors name it.
@@ -230,7 +236,7 @@ impl Engine {
         asked: &ChildPayloads<'_>,
     ) -> Result<(Vec<Payload>, TunnelKeys), NoTunnel> {
         self.check_encapsulation(sa)?;
-        let choice = child::choose(&self.config.esp, &[], asked.proposals, None);
+        let choice = child::choose(&self.first_esp(), asked.proposals, None);
         let choice = choice.ok_or_else(|| self.no_common_esp(asked.proposals))?;
         let (initiator, responder) = self.agree_selectors(sa.remote, asked)?;
         let spi = self.fresh_esp_spi(context.rng);
@@ -250,7 +256,7 @@ impl Engine {
     }
 
     pub(crate) fn no_common_esp(&self, theirs: &[Proposal]) -> NoTunnel {
-        let ours = crate::crypto::suite::describe(&child::proposals(&self.config.esp, &[], 0));
+        let ours = crate::crypto::suite::describe(&child::proposals(&self.first_esp(), 0));
         let theirs = crate::crypto::suite::describe(theirs);
         let theirs = private::printable(theirs.as_bytes());
         no_proposal(format!("no common ESP proposal: initiator has {theirs}; responder has {ours}"))
@@ -292,7 +298,7 @@ impl Engine {
             return Err(no_proposal("responder grants no tunnel that we asked for"));
         };
         self.check_encapsulation(sa)?;
-        let terms = self.check_grant(sa.remote, &granted, &[], None)?;
+        let terms = self.check_grant(sa.remote, &granted, &self.first_esp(), None)?;
         Ok(TunnelKeys::Esp(handshake.seed().derive(terms, spi, true, sa.nat.any())))
     }
 
@@ -301,10 +307,10 @@ impl Engine {
         &self,
         remote: SocketAddr,
         granted: &ChildPayloads<'_>,
-        groups: &[Option<&'static crate::Group>],
+        proposed: &[EspProposal],
         group: Option<u16>,
     ) -> Result<Terms, NoTunnel> {
-        let choice = child::accept(&self.config.esp, groups, granted.proposals, group);
+        let choice = child::accept(proposed, granted.proposals, group);
         let choice = choice
             .filter(|choice| choice.group.map(|group| group.id) == group)
             .ok_or_else(|| no_proposal("responder chose of ESP what we did not propose"))?;

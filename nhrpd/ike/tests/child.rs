@@ -3,7 +3,7 @@
 mod support;
 
 use ike::TunnelKind::{Esp, WireGuard};
-use ike::{Algorithms, Config, EspCipher, TunnelKeys, TunnelKind};
+use ike::{Algorithms, Config, EspCipher, EspProposal, TunnelKeys, TunnelKind};
 use support::*;
 
 /// As any other implementation of IKEv2 is.
@@ -78,7 +78,11 @@ fn with_others_it_is_esp_and_who_cannot_says_so() {
 
 #[test]
 fn every_cipher_has_keys_of_its_length_and_the_first_common_one_is_taken() {
-    let with = |ciphers: &[EspCipher]| Config { esp: ciphers.to_vec(), ..speaking(&[Esp]) };
+    let with = |ciphers: &[EspCipher]| {
+        let known = |esp: EspProposal| esp.with_ciphers(ciphers);
+        let esp = EspProposal::defaults().into_iter().filter_map(known).collect();
+        Config { esp, ..speaking(&[Esp]) }
+    };
     for cipher in EspCipher::ALL {
         for a in [with(&[cipher]), with(&EspCipher::ALL)] {
             let net = exchange(a, with(&[cipher]));

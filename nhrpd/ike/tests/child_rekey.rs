@@ -3,7 +3,7 @@
 
 mod support;
 
-use ike::{Config, Event, Group, TunnelKeys, TunnelKind};
+use ike::{Config, EspCipher, EspProposal, Event, Group, TunnelKeys, TunnelKind};
 use rand_core::Rng;
 use support::*;
 
@@ -40,7 +40,13 @@ fn rfc7296_1_3_3_either_side_rekeys_with_and_without_perfect_forward_secrecy() {
     for a in groups {
         for b in groups {
             for first in [A, B] {
-                let with = |pfs: &[Option<&'static Group>]| Config { pfs: pfs.to_vec(), ..esp() };
+                let with = |pfs: &[Option<&'static Group>]| {
+                    let mut config = esp();
+                    for proposal in config.esp.iter_mut().filter(|_| !pfs.is_empty()) {
+                        proposal.groups = pfs.to_vec();
+                    }
+                    config
+                };
                 let mut net = up(1, &authority, with(a), with(b));
                 net.record = Some(Vec::new());
                 let before = spis(&net.nodes[A]);
@@ -63,6 +69,32 @@ fn rfc7296_1_3_3_either_side_rekeys_with_and_without_perfect_forward_secrecy() {
                     assert_eq!(spis(&net.nodes[A]), before, "{a:?} {b:?} {first}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn each_proposal_is_taken_as_a_whole() {
+    let authority = Authority::new();
+    let with = |proposals: &[&str]| {
+        let parse = |text: &&str| EspProposal::parse(text).unwrap();
+        Config { esp: proposals.iter().map(parse).collect(), ..esp() }
+    };
+    let ours = ["aes256gcm16-x25519-none", "aes128gcm16-ecp384-none"];
+    for (theirs, cipher, group) in [
+        ("aes128gcm16-x25519-ecp384", EspCipher::Aes128Gcm16, Some("ecp384")),
+        ("aes256gcm16-ecp384-x25519", EspCipher::Aes256Gcm16, Some("x25519")),
+        ("aes256gcm16-aes128gcm16-ecp384", EspCipher::Aes128Gcm16, Some("ecp384")),
+        ("aes128gcm16-noesn", EspCipher::Aes128Gcm16, None),
+    ] {
+        for first in [A, B] {
+            let mut net = up(1, &authority, with(&ours), with(&[theirs]));
+            net.rekey_child(first);
+            net.run(secs(5));
+            net.assert_one_sa();
+            let info = net.nodes[B].engine.sas().flat_map(|sa| sa.children).next().unwrap();
+            assert_eq!((info.cipher, info.group), (cipher, group), "{theirs} {first}");
+            assert_eq!(info.esn, !theirs.ends_with("noesn"));
         }
     }
 }

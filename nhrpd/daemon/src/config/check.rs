@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use ike::{Algorithms, Combination};
+use ike::{Algorithms, Combination, EspProposal, ProposalError};
 use ipnet::IpNet;
 use pki::{Absent, ExtendedKeyUsagePolicy, KeyUsageMask, KeyUsagePolicy};
 
@@ -150,6 +150,7 @@ impl Check {
             number(60..=7 * 24 * 3600),
         );
         let ike_proposals = self.ike_proposals(raw.security.ike_proposals.take());
+        let esp_proposals = self.esp_proposals(raw.security.esp_proposals.take());
         let security = self.security(raw.security, folder);
         let clear = matches!(security, Some(Security::None));
         let nhrp = self.nhrp(raw.nhrp, hub, clear);
@@ -180,6 +181,7 @@ impl Check {
             security: security?,
             rekey_interval: Duration::from_secs(rekey_interval),
             ike_proposals: ike_proposals?,
+            esp_proposals,
         })
     }
 
@@ -393,16 +395,30 @@ impl Check {
 
     fn ike_proposals(&mut self, raw: Option<List>) -> Option<Algorithms> {
         let Some(list) = raw else { return Some(Algorithms::default()) };
-        let key = "security.ike-proposals";
+        let (key, example) = ("security.ike-proposals", "[aes256gcm16-sha384-ecp384]");
+        Algorithms::new(self.proposals(key, list, example, Combination::parse))
+    }
+
+    fn esp_proposals(&mut self, raw: Option<List>) -> Vec<EspProposal> {
+        let Some(list) = raw else { return EspProposal::defaults() };
+        let (key, example) = ("security.esp-proposals", "[aes256gcm16-ecp384]");
+        self.proposals(key, list, example, EspProposal::parse)
+    }
+
+    fn proposals<T: PartialEq>(
+        &mut self,
+        key: &str,
+        list: List,
+        example: &str,
+        parse: impl Fn(&str) -> Result<T, ProposalError>,
+    ) -> Vec<T> {
         let before = self.problems.len();
-        let proposals = self.list(key, list, "[aes256gcm16-sha384-ecp384]", |text| {
-            Combination::parse(text).map_err(|error| error.to_string())
-        });
-        let algorithms = Algorithms::new(proposals);
-        if algorithms.is_none() && self.problems.len() == before {
-            self.problem(key, "expected at least one, such as [aes256gcm16-sha384-ecp384]");
+        let proposals =
+            self.list(key, list, example, |text| parse(text).map_err(|error| error.to_string()));
+        if proposals.is_empty() && self.problems.len() == before {
+            self.problem(key, format!("expected at least one, such as {example}"));
         }
-        algorithms
+        proposals
     }
 
     fn key_usage(&mut self, raw: Option<List>, absent: Text) -> KeyUsagePolicy {

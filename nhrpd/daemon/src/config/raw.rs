@@ -154,6 +154,7 @@ sections! {
         extended_key_usage_absent: Text,
         rekey_interval: Text,
         ike_proposals: Option<List>,
+        esp_proposals: Option<List>,
         identity: Text,
         psk_file: Text,
         psk_allow_weak: Text,

@@ -526,6 +526,32 @@ fn security_ike_proposals() {
 }
 
 #[test]
+fn security_esp_proposals() {
+    let of = |text: &str| good("security", text).esp_proposals;
+    let parsed = |text: &str| ike::EspProposal::parse(text).unwrap();
+    assert_eq!(
+        of("esp-proposals: [aes128gcm16-ecp384, aes256-sha256-modp2048-noesn]"),
+        [parsed("aes128gcm16-ecp384"), parsed("aes256-sha256-modp2048-noesn")]
+    );
+    let default = of("rekey-interval: 60");
+    let reference = include_str!("../../../../docs/configuration.md");
+    let documented = reference.lines().filter_map(|line| line.strip_prefix("  esp-proposals: "));
+    let documented: Vec<_> = documented.map(|list| of(&format!("esp-proposals: {list}"))).collect();
+    assert_eq!(documented, [default], "as the reference says");
+    bad(
+        "security",
+        "esp-proposals: [aes256gcm16-ke1_mlkem768]",
+        "security.esp-proposals[0]: proposal `aes256gcm16-ke1_mlkem768`: ML-KEM stands in the \
+         proposals for IKE; ESP's keys come from those",
+    );
+    bad(
+        "security",
+        "esp-proposals: []",
+        "security.esp-proposals: expected at least one, such as [aes256gcm16-ecp384]",
+    );
+}
+
+#[test]
 fn security_files() {
     let with = |security: &str| read(&file("", "").replace(SECURITY, security));
     let config = with("certificate: /a/b.crt, private-key: ../b.key, ca: ca, crl: crl.pem");

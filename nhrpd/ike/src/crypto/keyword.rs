@@ -4,9 +4,10 @@
 //! (`sha384`) is the integrity of a cipher that has none, and the pseudorandom function unless that
 //! is named (`prfsha384`).
 
-use super::algorithm::{ENCRYPTION, Encryption, INTEGRITY, Integrity, PRF, Prf};
-use super::group::{GROUPS, Group, KEMS, Kem};
+use super::algorithm::{ENCRYPTION, Encryption, HMAC_SHA2_256_128, INTEGRITY, Integrity, PRF, Prf};
+use super::group::{ECP_256, ECP_384, GROUPS, Group, KEMS, Kem, X25519};
 use super::suite::{Algorithms, Combination};
+use crate::EspCipher;
 
 /// Other names of the same.
 const ALIASES: [(&str, &str); 14] = [
@@ -61,6 +62,16 @@ enum Word {
     Kem(&'static Kem),
     /// Extended sequence numbers of ESP, wanted or not.
     Sequence(bool),
+    /// No key exchange.
+    None,
+}
+
+/// A proposal as its words say, the hashes still in both places.
+#[derive(Debug, Default)]
+struct Found {
+    algorithms: Combination,
+    sequence: Vec<bool>,
+    none: bool,
 }
 
 fn known() -> String {
@@ -86,6 +97,7 @@ fn word(text: &str) -> Option<Word> {
     match name {
         "esn" => return Some(Word::Sequence(true)),
         "noesn" => return Some(Word::Sequence(false)),
+        "none" => return Some(Word::None),
         _ => {}
     }
     let encryption = ENCRYPTION.into_iter().find(|a| a.name == name).map(Word::Encryption);
@@ -103,30 +115,31 @@ fn words(proposal: &str) -> Result<Vec<Word>, ProposalError> {
     proposal.split('-').map(|text| word(text).ok_or_else(|| unknown(text))).collect()
 }
 
-/// One proposal as its words say, the hashes still in both places.
-fn collect(words: &[Word]) -> (Combination, Vec<bool>) {
-    let mut found = Combination::default();
-    let (mut hashed, mut sequence) = (Vec::new(), Vec::new());
+fn collect(words: &[Word]) -> Found {
+    let mut found = Found::default();
+    let mut hashed = Vec::new();
+    let algorithms = &mut found.algorithms;
     for word in words {
         match *word {
-            Word::Encryption(encryption) => found.encryption.push(encryption),
+            Word::Encryption(encryption) => algorithms.encryption.push(encryption),
             Word::Hash(integrity, prf) => {
-                found.integrity.push(integrity);
+                algorithms.integrity.push(integrity);
                 hashed.push(prf);
             }
-            Word::Prf(prf) => found.prf.push(prf),
-            Word::Group(group) => found.groups.push(group),
-            Word::Kem(kem) => found.additional.push(kem),
-            Word::Sequence(extended) => sequence.push(extended),
+            Word::Prf(prf) => algorithms.prf.push(prf),
+            Word::Group(group) => algorithms.groups.push(group),
+            Word::Kem(kem) => algorithms.additional.push(kem),
+            Word::Sequence(extended) => found.sequence.push(extended),
+            Word::None => found.none = true,
         }
     }
-    if found.prf.is_empty() {
-        found.prf = hashed;
+    if algorithms.prf.is_empty() {
+        algorithms.prf = hashed;
     }
-    if found.encryption.iter().all(|encryption| encryption.is_aead()) {
-        found.integrity.clear();
+    if algorithms.encryption.iter().all(|encryption| encryption.is_aead()) {
+        algorithms.integrity.clear();
     }
-    (found, sequence)
+    found
 }
 
 /// What IKE and ESP have in common.
@@ -153,7 +166,7 @@ impl Combination {
     pub fn parse(proposal: &str) -> Result<Self, ProposalError> {
         let incomplete =
             |what| Err(ProposalError::Incomplete { proposal: proposal.to_owned(), what });
-        let (found, sequence) = collect(&words(proposal)?);
+        let Found { algorithms: found, sequence, none } = collect(&words(proposal)?);
         check(proposal, &found)?;
         if found.prf.is_empty() {
             return incomplete("it names no hash for the keys (like sha256 or prfsha256)");
@@ -161,8 +174,8 @@ impl Combination {
         if found.groups.is_empty() {
             return incomplete("it names no key exchange (like x25519)");
         }
-        if !sequence.is_empty() {
-            return incomplete("`esn` and `noesn` are for ESP");
+        if !sequence.is_empty() || none {
+            return incomplete("`esn`, `noesn` and `none` are for ESP");
         }
         Ok(found)
     }
@@ -183,18 +196,18 @@ impl Algorithms {
 /// One proposal for ESP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EspProposal {
-    /// Encryption: AEADs, or ciphers that want one of `integrity` beside them.
-    pub encryption: Vec<&'static Encryption>,
-    /// Integrity; none beside AEADs.
-    pub integrity: Vec<&'static Integrity>,
-    /// Key exchanges for perfect forward secrecy; none: without.
-    pub groups: Vec<&'static Group>,
-    /// Extended sequence numbers, the preferred first: `esn`, `noesn`; without a word both.
+    /// Ciphers, the preferred first.
+    pub ciphers: Vec<EspCipher>,
+    /// Key exchanges of CREATE_CHILD_SA, the preferred first; `None` is to do without perfect
+    /// forward secrecy. IKE_AUTH, which has no room for one, takes no notice.
+    pub groups: Vec<Option<&'static Group>>,
+    /// Extended sequence numbers, the preferred first.
     pub extended_sequence: Vec<bool>,
 }
 
 impl EspProposal {
-    /// Reads one.
+    /// Reads one: `aes256gcm16-ecp384`. Without `esn` and `noesn` it is both; without key exchange
+    /// there is no perfect forward secrecy, and with `none` beside one the peer may do without.
     ///
     /// # Errors
     /// The word that is not known, or what is missing or out of place.
@@ -210,13 +223,44 @@ impl EspProposal {
                 "ML-KEM stands in the proposals for IKE; ESP's keys come from those",
             );
         }
-        let (found, mut extended_sequence) = collect(&words);
-        check(proposal, &found)?;
-        if extended_sequence.is_empty() {
-            extended_sequence = vec![true, false];
+        let found = collect(&words);
+        check(proposal, &found.algorithms)?;
+        let Combination { encryption, integrity, .. } = &found.algorithms;
+        if integrity.iter().any(|&integrity| *integrity != HMAC_SHA2_256_128) {
+            return incomplete("beside AES-CBC, ESP has sha256 for integrity and no other");
         }
-        let Combination { encryption, integrity, groups, .. } = found;
-        Ok(Self { encryption, integrity, groups, extended_sequence })
+        let cipher =
+            |name| EspCipher::ALL.into_iter().find(|cipher| cipher.encryption_name() == name);
+        let mut groups: Vec<_> = found.algorithms.groups.iter().copied().map(Some).collect();
+        if groups.is_empty() || found.none {
+            groups.push(None);
+        }
+        Ok(Self {
+            ciphers: encryption.iter().filter_map(|encryption| cipher(encryption.name)).collect(),
+            groups,
+            extended_sequence: match found.sequence.is_empty() {
+                true => vec![true, false],
+                false => found.sequence,
+            },
+        })
+    }
+
+    /// What is left of it where only these ciphers can be had; `None` where that is nothing.
+    pub fn with_ciphers(mut self, known: &[EspCipher]) -> Option<Self> {
+        self.ciphers.retain(|cipher| known.contains(cipher));
+        (!self.ciphers.is_empty()).then_some(self)
+    }
+
+    /// AEADs first, with perfect forward secrecy unless the peer wants none.
+    pub fn defaults() -> Vec<Self> {
+        let groups = vec![Some(&X25519), Some(&ECP_384), Some(&ECP_256), None];
+        let (aeads, others) = EspCipher::ALL.into_iter().partition(|cipher| cipher.is_aead());
+        let with = |ciphers| Self {
+            ciphers,
+            groups: groups.clone(),
+            extended_sequence: vec![true, false],
+        };
+        vec![with(aeads), with(others)]
     }
 }
 
@@ -275,20 +319,26 @@ mod tests {
 
     #[test]
     fn proposals_for_esp() {
-        let parse = |text| EspProposal::parse(text);
+        let parse = |text: &str| EspProposal::parse(text);
         let gcm = parse("aes256gcm16-aes128gcm16-x25519").unwrap();
-        assert_eq!(
-            gcm.encryption.iter().map(|a| a.name).collect::<Vec<_>>(),
-            ["aes256gcm16", "aes128gcm16"]
-        );
-        assert_eq!((gcm.integrity.len(), gcm.groups.len()), (0, 1));
+        assert_eq!(gcm.ciphers, [EspCipher::Aes256Gcm16, EspCipher::Aes128Gcm16]);
+        assert_eq!(gcm.groups, [Some(&X25519)]);
         assert_eq!(gcm.extended_sequence, [true, false]);
         let cbc = parse("aes256-sha256-noesn").unwrap();
-        assert_eq!((cbc.integrity[0].name, &cbc.extended_sequence[..]), ("sha256", &[false][..]));
+        assert_eq!(cbc.ciphers, [EspCipher::Aes256CbcSha256]);
+        assert_eq!((&cbc.groups[..], &cbc.extended_sequence[..]), (&[None][..], &[false][..]));
+        assert_eq!(parse("aes128gcm-none-ecp384").unwrap().groups, [Some(&ECP_384), None]);
+        for default in EspProposal::defaults() {
+            let integrity = if default.ciphers[0].is_aead() { "" } else { "-sha256" };
+            let names: Vec<_> = default.ciphers.iter().map(|c| c.encryption_name()).collect();
+            let text = format!("{}{integrity}-x25519-ecp384-ecp256-none", names.join("-"));
+            assert_eq!(parse(&text).unwrap(), default);
+        }
         for (text, what) in [
             ("aes256gcm16-prfsha256", "no pseudorandom function"),
             ("aes256gcm16-ke1_mlkem768", "proposals for IKE"),
             ("aes256", "wants a hash"),
+            ("aes256-sha512", "sha256"),
             ("x25519", "no encryption"),
         ] {
             assert!(parse(text).unwrap_err().to_string().contains(what), "{text}");
