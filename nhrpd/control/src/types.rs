@@ -428,6 +428,8 @@ pub struct Endpoint {
 pub struct IkeSas {
     /// Half-open ones too.
     pub sas: Vec<IkeSa>,
+    /// Why others did not come up, the latest first.
+    pub refusals: Vec<Refusal>,
 }
 
 /// One IKE SA.
@@ -449,6 +451,10 @@ pub struct IkeSa {
     pub age_seconds: u64,
     /// Who the peer proved to be: certificate subject.
     pub identity: Option<String>,
+    /// How this node proved who it is, as `ECDSA with SHA2-256` or `pre-shared key`.
+    pub own_authentication: Option<String>,
+    /// How the peer did.
+    pub peer_authentication: Option<String>,
     /// Algorithms, as `aes256gcm16-sha256-x25519`.
     pub suite: Option<String>,
     /// Until this side makes new keys; `null` before it is established.

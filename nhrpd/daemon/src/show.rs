@@ -62,7 +62,8 @@ impl Handler for Show<'_> {
     }
 
     fn ike_sa(&mut self) -> IkeSas {
-        IkeSas { sas: View::new(self.0).ike_sas().into_values().collect() }
+        let view = View::new(self.0);
+        IkeSas { sas: view.ike_sas().into_values().collect(), refusals: view.refusals() }
     }
 
     fn multicast(&mut self) -> Multicast {
@@ -179,17 +180,19 @@ impl<'a> View<'a> {
             up_seconds: self.seconds(overlay.started()),
             nhs: self.servers(),
             peers: self.peers(),
-            refusals: overlay
-                .refusals()
-                .map(|refusal| Refusal {
-                    seconds_ago: self.seconds(refusal.last),
-                    count: refusal.count,
-                    peer: refusal.refused.peer,
-                    identity: refusal.refused.identity.clone(),
-                    reason: refusal.refused.reason.clone(),
-                })
-                .collect(),
+            refusals: self.refusals(),
         }
+    }
+
+    fn refusals(&self) -> Vec<Refusal> {
+        let told = |refusal: &overlay::Refusal| Refusal {
+            seconds_ago: self.seconds(refusal.last),
+            count: refusal.count,
+            peer: refusal.refused.peer,
+            identity: refusal.refused.identity.clone(),
+            reason: refusal.refused.reason.clone(),
+        };
+        self.shell.overlay.refusals().map(told).collect()
     }
 
     fn servers(&self) -> Vec<Nhs> {
@@ -484,6 +487,8 @@ impl<'a> View<'a> {
                     responder_spi: Spi(sa.responder_spi),
                     age_seconds: self.seconds(sa.begun),
                     identity: proven.get(&sa.id).and_then(|session| session.identity.clone()),
+                    own_authentication: sa.own_auth.map(str::to_owned),
+                    peer_authentication: sa.peer_auth.map(str::to_owned),
                     suite: sa.suite,
                     rekey_seconds: sa.rekey_at.map(|at| self.remaining(at)),
                     nat_local: sa.nat.local,

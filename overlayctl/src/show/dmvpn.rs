@@ -224,11 +224,12 @@ fn write_counters(out: &mut String, counters: &Counters) -> fmt::Result {
     writeln!(out, "  Forwarded to other peers: {forwarded_packets}, dropped: {dropped_packets}")
 }
 
-fn write_refusals(out: &mut String, refusals: &[Refusal]) -> fmt::Result {
+pub(super) fn write_refusals(out: &mut String, refusals: &[Refusal]) -> fmt::Result {
     if refusals.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\nRecent refusals, the latest first")?;
+    let gap = if out.is_empty() { "" } else { "\n" };
+    writeln!(out, "{gap}Recent refusals, the latest first")?;
     for refusal in refusals {
         let time = ago(Some(refusal.seconds_ago));
         let times = match refusal.count {

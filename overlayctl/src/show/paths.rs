@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use control::{Endpoint, Endpoints, IkeSa, IkeSas, IkeState, IpsecSa, Multicast, Transport};
 
+use super::dmvpn::write_refusals;
 use crate::text::{Column, elapsed, or_dash, table};
 
 /// Paths of the data plane.
@@ -58,10 +59,10 @@ fn address(endpoint: &Endpoint) -> String {
 
 /// IKE SAs.
 pub(crate) fn ike_sa(sas: &IkeSas, detail: bool) -> String {
-    if sas.sas.is_empty() {
-        return "No IKE SAs\n".to_owned();
-    }
     let mut out = String::new();
+    if sas.sas.is_empty() {
+        out.push_str("No IKE SAs\n");
+    }
     for sa in &sas.sas {
         // Writing to a String cannot fail.
         let _ = write_ike_sa(&mut out, sa, " ");
@@ -72,6 +73,7 @@ pub(crate) fn ike_sa(sas: &IkeSas, detail: bool) -> String {
             let _ = write_detail(&mut out, sa);
         }
     }
+    let _ = write_refusals(&mut out, &sas.refusals);
     out
 }
 
@@ -83,6 +85,9 @@ fn write_detail(out: &mut String, sa: &IkeSa) -> fmt::Result {
         (false, true) => "in front of the peer",
         (true, true) => "in front of both",
     };
+    if let (Some(own), Some(peer)) = (&sa.own_authentication, &sa.peer_authentication) {
+        writeln!(out, " Authentication: own {own}, peer's {peer}")?;
+    }
     writeln!(out, " New keys in: {rekey}, address translation: {nat}")?;
     writeln!(
         out,
