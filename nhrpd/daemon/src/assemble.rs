@@ -89,6 +89,12 @@ pub(crate) fn doubts(config: &Config, credentials: &Credentials, wall: SystemTim
     if let Err(refusal) = credentials.verify_own(wall) {
         doubts.push(format!("peers with these rules will refuse our own certificate: {refusal}"));
     }
+    if let Some(folder) = &config.key_log {
+        doubts.push(format!(
+            "security.key-log is on: whoever reads {} can decrypt the traffic of this node",
+            folder.display()
+        ));
+    }
     let own = IpNet::from(config.tunnel.address.addr());
     let Some(certificate) = credentials.certificate() else { return doubts };
     let now = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -224,6 +230,7 @@ pub(crate) fn overlay(
                 DataPlane::Userspace(_) => tunnels(config.security.mode()),
             },
             esp: esp(config, plane.esp_ciphers())?,
+            key_log: config.key_log.is_some(),
             port: config.underlay.port,
             // ESP by itself needs no socket of ours, and so no daemon.
             encapsulate: matches!(plane, DataPlane::Userspace(_)),

@@ -67,6 +67,8 @@ pub struct Config {
     pub ike_proposals: ike::Algorithms,
     /// `security.esp-proposals`: what is proposed and accepted for ESP.
     pub esp_proposals: Vec<ike::EspProposal>,
+    /// `security.key-log`: folder that gets all keys, for Wireshark; nowhere by default.
+    pub key_log: Option<PathBuf>,
     /// What carries the packets.
     pub dataplane: Dataplane,
     /// Caps and rates.

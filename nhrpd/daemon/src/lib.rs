@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 mod event;
 mod harden;
+mod key_log;
 mod log;
 mod metrics;
 mod plane;
@@ -23,17 +24,19 @@ use config::Config;
 use dataplane::probe;
 use dataplane::userspace::ESP_CIPHERS;
 use ike::EspCipher;
+use key_log::KeyTables;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
     let config = config::load(path)?;
     let log = log::to_journal_or_stderr(config.log);
+    let keys = config.key_log.as_deref().map(KeyTables::open).transpose()?;
     harden::give_up(&config, path, socket);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(shell::run(config, path, socket, log))
+        .block_on(shell::run(config, path, socket, log, keys))
 }
 
 /// Reads the configuration and every file that it names, and says what is wrong or doubtful.

@@ -20,6 +20,7 @@ use tokio::time::{Instant as Deadline, Interval, interval, sleep_until, timeout}
 
 use crate::config::Config;
 use crate::event::Teller;
+use crate::key_log::KeyTables;
 use crate::log::LogSwitch;
 use crate::metrics::Statistics;
 use crate::metrics::http::Listener;
@@ -45,6 +46,7 @@ pub(crate) struct Shell {
     pub(crate) path: PathBuf,
     pub(crate) teller: Teller,
     pub(crate) log: LogSwitch,
+    keys: Option<KeyTables>,
     pub(crate) statistics: Statistics,
     /// Look-ups of names, and where they tell what they found.
     pub(crate) lookups: Vec<JoinHandle<()>>,
@@ -57,6 +59,7 @@ pub(crate) async fn run(
     path: &Path,
     socket: &Path,
     log: LogSwitch,
+    keys: Option<KeyTables>,
 ) -> anyhow::Result<()> {
     let credentials = assemble::credentials(&config)?;
     if let Some(credentials) = &credentials {
@@ -93,6 +96,7 @@ pub(crate) async fn run(
         path: path.to_owned(),
         teller,
         log,
+        keys,
         statistics: Statistics::default(),
         lookups: Vec::new(),
         names: names_in,
@@ -239,6 +243,11 @@ impl Shell {
                 Output::Ike { port, to, datagram } => self.plane.send_ike(port, to, &datagram),
                 Output::Nhrp { peer, packet } => self.plane.send_nhrp(peer, &packet),
                 Output::Notice(notice) => self.teller.notice(notice),
+                Output::KeyLog(line) => {
+                    if let Some(keys) = &mut self.keys {
+                        keys.write(&line);
+                    }
+                }
                 Output::Took(began, time) => self.statistics.took(began, time),
             }
         }

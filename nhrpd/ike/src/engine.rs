@@ -689,6 +689,7 @@ impl Engine {
     }
 
     pub(crate) fn event(&mut self, event: Event) {
+        self.log_esp_keys(&event);
         self.outputs.push_back(Output::Event(event));
     }
 

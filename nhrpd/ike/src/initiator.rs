@@ -234,6 +234,7 @@ impl Engine {
             },
             true,
         );
+        self.log_ike_keys(sa.spis(), &suite, &keys);
         sa.suite = Some(suite);
         sa.channel = Some(Box::new(keys.channel));
         sa.fragmentation = init.fragmentation;

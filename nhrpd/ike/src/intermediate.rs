@@ -44,40 +44,6 @@ impl Handshake {
     pub(crate) fn wants_intermediate(&self) -> bool {
         self.suite.additional.is_some() && self.int_auth.is_none()
     }
-
-    /// Takes the second shared secret in: new keys, and what AUTH has to cover. Gives the channel
-    /// that was in use until now.
-    fn upgrade(
-        &mut self,
-        sa: &mut Sa,
-        shared_secret: &[u8],
-        request: &[u8],
-        response: &[u8],
-    ) -> Option<Box<Channel>> {
-        let prf = self.suite.prf;
-        // RFC 9242 §3.3.2: with the keys from before the exchange.
-        self.int_auth = Some(IntAuth {
-            initiator: prf.compute(&self.sk_pi, &[request]).to_vec(),
-            responder: prf.compute(&self.sk_pr, &[response]).to_vec(),
-        });
-        let (initiator_spi, responder_spi) = sa.spis();
-        // RFC 9370 §2.2.2: the formula is that of rekeying.
-        let keys = Keys::derive_from(
-            prf,
-            &self.sk_d,
-            &self.suite,
-            &Contributions {
-                shared_secret,
-                initiator_nonce: &self.initiator_nonce,
-                responder_nonce: &self.responder_nonce,
-                initiator_spi,
-                responder_spi,
-            },
-            sa.initiator,
-        );
-        (self.sk_d, self.sk_pi, self.sk_pr) = (keys.sk_d, keys.sk_pi, keys.sk_pr);
-        sa.channel.replace(Box::new(keys.channel))
-    }
 }
 
 /// RFC 9242 §3.3.2: header, encrypted payload's header and what is inside, with the lengths that
@@ -96,6 +62,42 @@ fn additional_public(payloads: &[Payload], method: u16) -> Option<&[u8]> {
 }
 
 impl Engine {
+    /// Takes the second shared secret in: new keys, and what AUTH has to cover. Gives the channel
+    /// that was in use until now.
+    fn upgrade(
+        &mut self,
+        handshake: &mut Handshake,
+        sa: &mut Sa,
+        shared_secret: &[u8],
+        request: &[u8],
+        response: &[u8],
+    ) -> Option<Box<Channel>> {
+        let prf = handshake.suite.prf;
+        // RFC 9242 §3.3.2: with the keys from before the exchange.
+        handshake.int_auth = Some(IntAuth {
+            initiator: prf.compute(&handshake.sk_pi, &[request]).to_vec(),
+            responder: prf.compute(&handshake.sk_pr, &[response]).to_vec(),
+        });
+        let (initiator_spi, responder_spi) = sa.spis();
+        // RFC 9370 §2.2.2: the formula is that of rekeying.
+        let keys = Keys::derive_from(
+            prf,
+            &handshake.sk_d,
+            &handshake.suite,
+            &Contributions {
+                shared_secret,
+                initiator_nonce: &handshake.initiator_nonce,
+                responder_nonce: &handshake.responder_nonce,
+                initiator_spi,
+                responder_spi,
+            },
+            sa.initiator,
+        );
+        self.log_ike_keys((initiator_spi, responder_spi), &handshake.suite, &keys);
+        (handshake.sk_d, handshake.sk_pi, handshake.sk_pr) = (keys.sk_d, keys.sk_pi, keys.sk_pr);
+        sa.channel.replace(Box::new(keys.channel))
+    }
+
     pub(crate) fn send_intermediate(
         &mut self,
         context: &mut Context<'_>,
@@ -137,7 +139,7 @@ impl Engine {
             (Some(words), _) => Err(Refusal(words)),
             (None, None) => Err(Refusal("peer's IKE_INTERMEDIATE holds no valid key".into())),
             (None, Some(secret)) => {
-                handshake.upgrade(sa, &secret, &request, &covered(header, first, plain));
+                self.upgrade(&mut handshake, sa, &secret, &request, &covered(header, first, plain));
                 self.send_auth(context, sa, handshake)
             }
         };
@@ -181,7 +183,7 @@ impl Engine {
         let answer = sa.header(exchange, true, header.message_id);
         let response = covered(&answer, kind, &inner);
         handshake.former =
-            handshake.upgrade(sa, &secret, &covered(header, first, plain), &response);
+            self.upgrade(&mut handshake, sa, &secret, &covered(header, first, plain), &response);
         sa.state = State::HalfOpen(handshake);
         Fate::Keep
     }

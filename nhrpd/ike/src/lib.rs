@@ -39,6 +39,7 @@ mod identity;
 mod informational;
 mod initiator;
 mod intermediate;
+mod key_log;
 pub mod limits;
 pub mod nat;
 pub mod private;
@@ -74,6 +75,7 @@ pub use crypto::keyword::{EspProposal, ProposalError};
 pub use crypto::suite::{Algorithms, Combination};
 pub use engine::{ChildInfo, Engine, SaInfo, SaState};
 pub use identity::{Identity, NotAnIdentity};
+pub use key_log::KeyLog;
 pub use limits::DropReason;
 pub use sa::SaCounters;
 pub use tunnel::{TunnelId, TunnelKeys, TunnelKind};
@@ -144,6 +146,8 @@ pub struct Config {
     /// What is proposed and accepted for ESP, the preferred first. [`EspProposal::defaults`]:
     /// everything there is.
     pub esp: Vec<EspProposal>,
+    /// Tell every key by [`Output::KeyLog`]. Who has these can read all traffic.
+    pub key_log: bool,
     /// Own port, and that of peers that are begun with: IKE with non-ESP marker and ESP in UDP.
     pub port: u16,
     /// ESP goes in UDP although nobody translates addresses on the way.
@@ -172,6 +176,7 @@ impl Default for Config {
             port: 4500,
             encapsulate: false,
             esp: EspProposal::defaults(),
+            key_log: false,
             dead_peer_interval: Duration::from_secs(10),
             rekey_interval: Duration::from_secs(4 * 3600),
             half_open: 1000,
@@ -196,6 +201,8 @@ pub enum Output {
     },
     /// Something that the layer above acts on.
     Event(Event),
+    /// Keys for Wireshark, where [`Config::key_log`] asks for them.
+    KeyLog(KeyLog),
 }
 
 /// What happened.

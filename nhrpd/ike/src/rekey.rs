@@ -334,6 +334,7 @@ impl Engine {
         let former = old.suite?;
         let suite = Suite { additional: former.additional, ..suite };
         let keys = Keys::derive_from(former.prf, sk_d, &suite, from, initiator);
+        self.log_ike_keys((from.initiator_spi, from.responder_spi), &suite, &keys);
         let (ni, nr) = (from.initiator_nonce, from.responder_nonce);
         let wireguard = match wireguard {
             Some((pair, offer)) => {

@@ -141,6 +141,7 @@ impl Engine {
             },
             false,
         );
+        self.log_ike_keys((header.initiator_spi, local_spi), &choice.suite, &keys);
         let response_header = Header {
             responder_spi: local_spi,
             from_initiator: false,

@@ -3,7 +3,7 @@
 mod support;
 
 use ike::TunnelKind::{Esp, WireGuard};
-use ike::{Algorithms, Config, EspCipher, EspProposal, TunnelKeys, TunnelKind};
+use ike::{Algorithms, Config, EspCipher, EspProposal, KeyLog, TunnelKeys, TunnelKind};
 use support::*;
 
 /// As any other implementation of IKEv2 is.
@@ -98,6 +98,52 @@ fn every_cipher_has_keys_of_its_length_and_the_first_common_one_is_taken() {
         assert!(told.contains("initiator has aes256gcm16-esn-noesn"), "{told}");
         assert!(told.contains("responder has aes256-sha256-esn-noesn"), "{told}");
     }
+}
+
+#[test]
+fn keys_are_told_where_that_is_asked_for_and_only_there() {
+    let lines = |node: &Node| {
+        let (mut ike, mut esp) = (Vec::new(), Vec::new());
+        for line in &node.key_log {
+            match line {
+                KeyLog::Ike(line) => ike.push(line.to_string()),
+                KeyLog::Esp(line) => esp.push(line.to_string()),
+            }
+        }
+        esp.sort();
+        (ike, esp)
+    };
+    let logging = || Config { key_log: true, ..speaking(&[Esp]) };
+    let mut net = exchange(logging(), logging());
+    net.rekey_child(A);
+    net.run(secs(5));
+    let (ike, told) = lines(&net.nodes[A]);
+    assert_eq!((&ike, &told), (&lines(&net.nodes[B]).0, &lines(&net.nodes[B]).1));
+    // IKE_SA_INIT, and IKE_INTERMEDIATE with ML-KEM; two pairs of ESP SAs.
+    assert_eq!((ike.len(), told.len()), (2, 4));
+    let fields: Vec<&str> = ike[1].trim_end().split(',').collect();
+    assert_eq!(fields.iter().map(|field| field.len()).collect::<Vec<_>>()[..4], [16, 16, 72, 72]);
+    assert_eq!(
+        fields[4..],
+        ["\"AES-GCM-256 with 16 octet ICV [RFC5282]\"", "", "", "\"NONE [RFC4306]\""]
+    );
+    let keys = esp(&net.nodes[A]);
+    let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for keys in [&keys.inbound, &keys.outbound] {
+        let line = format!(
+            "\"IPv4\",\"*\",\"*\",\"0x{:08x}\",\"AES-GCM [RFC4106]\",\"0x{}\",\"ANY 128 bit \
+             authentication [no checking]\",\"\"\n",
+            keys.spi,
+            hex(&keys.encryption)
+        );
+        assert!(told.contains(&line), "{line} in {told:?}");
+    }
+    let shown = format!("{:?}", net.nodes[A].key_log);
+    assert!(!shown.contains(fields[2]), "{shown}");
+    let net = exchange(logging(), speaking(&[Esp]));
+    assert!(net.nodes[B].key_log.is_empty());
+    let net = exchange(Config { key_log: true, ..speaking(&[WireGuard]) }, speaking(&[WireGuard]));
+    assert!(lines(&net.nodes[A]).1.is_empty());
 }
 
 #[test]

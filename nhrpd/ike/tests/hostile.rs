@@ -294,7 +294,7 @@ fn garbage_and_cut_messages_leave_no_trace_and_never_amplify() {
             match output {
                 ike::Output::Transmit { datagram, .. } => answered += datagram.len(),
                 // Told to the layer above, which limits what comes of it.
-                ike::Output::Event(ike::Event::Unknown { .. }) => {}
+                ike::Output::Event(ike::Event::Unknown { .. }) | ike::Output::KeyLog(_) => {}
                 ike::Output::Event(event) => panic!("{event:?}"),
             }
         }

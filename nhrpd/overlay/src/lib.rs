@@ -62,6 +62,8 @@ pub enum Output {
     },
     /// Tell the operator.
     Notice(Notice),
+    /// Keys for Wireshark, where [`ike::Config::key_log`] asks for them.
+    KeyLog(ike::KeyLog),
     /// How long something took that we began, for statistics.
     Took(Began, Duration),
 }
@@ -366,6 +368,7 @@ impl Overlay {
                         self.outputs.push_back(Output::Ike { port, to, datagram });
                     }
                     ike::Output::Event(event) => self.ike_event(now, event, rng),
+                    ike::Output::KeyLog(line) => self.outputs.push_back(Output::KeyLog(line)),
                 }
             } else {
                 return;

@@ -316,7 +316,7 @@ impl Sim {
                         actions.extend(live.plane.seal(self.now, peer, Inner::Nhrp(packet)));
                     }
                     Output::Notice(notice) => notices.push(notice),
-                    Output::Took(..) => {}
+                    Output::Took(..) | Output::KeyLog(_) => {}
                 }
             }
             let deadline = [live.overlay.poll_timeout(), live.plane.poll_timeout()];

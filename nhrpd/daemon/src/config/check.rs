@@ -11,8 +11,8 @@ use pki::{Absent, ExtendedKeyUsagePolicy, KeyUsageMask, KeyUsagePolicy};
 use super::error::Problem;
 use super::raw::{self, List, Raw};
 use super::value::{
-    Parsed, address, boolean, choice, device, endpoint, expected, listen, nbma, number, prefix,
-    source, unicast,
+    Parsed, address, boolean, choice, device, endpoint, expected, listen, nbma, number, path_in,
+    prefix, source, unicast,
 };
 use super::{
     Accept, Advertise, Authentication, Certificates, Config, Dataplane, Host, KeyFile, Limits,
@@ -150,6 +150,11 @@ impl Check {
             number(60..=7 * 24 * 3600),
         );
         let ike_proposals = self.ike_proposals(raw.security.ike_proposals.take());
+        let key_log = self.optional(
+            "security.key-log",
+            raw.security.key_log.take(),
+            path_in("a folder", folder),
+        );
         let esp_proposals = self.esp_proposals(raw.security.esp_proposals.take());
         let security = self.security(raw.security, folder);
         let clear = matches!(security, Some(Security::None));
@@ -182,6 +187,7 @@ impl Check {
             rekey_interval: Duration::from_secs(rekey_interval),
             ike_proposals: ike_proposals?,
             esp_proposals,
+            key_log,
         })
     }
 
@@ -339,10 +345,7 @@ impl Check {
         ];
         let mode = self.or("security.mode", raw.mode, Some(Tunnels::Auto), choice(&words));
         let Some(tunnels) = mode else { return Some(Security::None) };
-        let file = |text: &str| match text {
-            "" => expected("a file", text),
-            _ => Ok(folder.join(text)),
-        };
+        let file = path_in("a file", folder);
         let named = raw.identity.is_some();
         let identity = self.optional("security.identity", raw.identity, |text| {
             text.parse::<ike::Identity>().map_err(|error| error.to_string())

@@ -158,6 +158,7 @@ sections! {
         identity: Text,
         psk_file: Text,
         psk_allow_weak: Text,
+        key_log: Text,
     }
     Metrics { listen: Text, allow_remote: Text }
     Limits {

@@ -552,6 +552,14 @@ fn security_esp_proposals() {
 }
 
 #[test]
+fn security_key_log() {
+    let of = |text: &str| good("security", text).key_log;
+    assert_eq!(of("rekey-interval: 60"), None, "off unless asked for by name");
+    assert_eq!(of("key-log: keys"), Some(Path::new("/etc/nhrpd/keys").to_owned()));
+    bad("security", "key-log: ''", "security.key-log: expected a folder, found \"\"");
+}
+
+#[test]
 fn security_files() {
     let with = |security: &str| read(&file("", "").replace(SECURITY, security));
     let config = with("certificate: /a/b.crt, private-key: ../b.key, ca: ca, crl: crl.pem");

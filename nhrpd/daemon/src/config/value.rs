@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -31,6 +32,17 @@ pub(super) fn number<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&st
 
 pub(super) fn boolean(text: &str) -> Parsed<bool> {
     choice(&[("true", true), ("false", false)])(text)
+}
+
+/// A file or folder; relative to the folder of the configuration.
+pub(super) fn path_in(
+    what: &'static str,
+    folder: &Path,
+) -> impl Copy + Fn(&str) -> Parsed<PathBuf> {
+    move |text| match text {
+        "" => expected(what, text),
+        _ => Ok(folder.join(text)),
+    }
 }
 
 /// One of some words.

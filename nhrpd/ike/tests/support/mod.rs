@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ike::{
-    Algorithms, Config, Engine, Event, Output, SaId, SaInfo, SaState, TunnelId, TunnelKeys,
+    Algorithms, Config, Engine, Event, KeyLog, Output, SaId, SaInfo, SaState, TunnelId, TunnelKeys,
     TunnelKind, WireGuardKeys,
 };
 use rand_chacha::ChaCha20Rng;
@@ -41,6 +41,7 @@ pub struct Node {
     /// The one that was confirmed last: what an overlay sends with.
     pub newest: Option<TunnelId>,
     pub begun: Vec<SaId>,
+    pub key_log: Vec<KeyLog>,
     /// Own SPIs, and the pre-shared keys, that were ever in use.
     spis: BTreeMap<u64, SaId>,
     keys: BTreeSet<Vec<u8>>,
@@ -183,6 +184,7 @@ impl Net {
             events: Vec::new(),
             up: BTreeMap::new(),
             confirmed: BTreeSet::new(),
+            key_log: Vec::new(),
             newest: None,
             begun: Vec::new(),
             spis: BTreeMap::new(),
@@ -287,6 +289,7 @@ impl Net {
                     }
                 }
                 Output::Event(event) => self.note(index, event),
+                Output::KeyLog(line) => self.nodes[index].key_log.push(line),
             }
         }
         let node = &mut self.nodes[index];
