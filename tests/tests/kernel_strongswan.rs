@@ -174,6 +174,7 @@ impl Scene {
                         good("send", self.socket.send_to(&marked, to));
                     }
                     Output::Event(event) => self.events.push(event),
+                    Output::KeyLog(_) => {}
                 }
             }
             if let Some(found) = wish(&self.events) {

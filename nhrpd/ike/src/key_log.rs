@@ -92,7 +92,7 @@ impl Engine {
 fn esp_line(family: &str, esp: &Esp, keys: &EspKeys) -> Option<Zeroizing<String>> {
     let (encryption, integrity) = match esp.cipher {
         EspCipher::Aes128Gcm16 | EspCipher::Aes256Gcm16 => {
-            ("AES-GCM [RFC4106]", "ANY 128 bit authentication [no checking]")
+            ("AES-GCM with 16 octet ICV [RFC4106]", "NULL")
         }
         EspCipher::Aes128CbcSha256 | EspCipher::Aes256CbcSha256 => {
             ("AES-CBC [RFC3602]", "HMAC-SHA-256-128 [RFC4868]")

@@ -131,8 +131,8 @@ fn keys_are_told_where_that_is_asked_for_and_only_there() {
     let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     for keys in [&keys.inbound, &keys.outbound] {
         let line = format!(
-            "\"IPv4\",\"*\",\"*\",\"0x{:08x}\",\"AES-GCM [RFC4106]\",\"0x{}\",\"ANY 128 bit \
-             authentication [no checking]\",\"\"\n",
+            "\"IPv4\",\"*\",\"*\",\"0x{:08x}\",\"AES-GCM with 16 octet ICV [RFC4106]\",\"0x{}\",\
+             \"NULL\",\"\"\n",
             keys.spi,
             hex(&keys.encryption)
         );
