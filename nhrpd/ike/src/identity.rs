@@ -1,10 +1,12 @@
 //! Identification payloads (RFC 7296 §3.5), and how people write them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use x509_parser::prelude::FromDer;
+use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 use crate::private;
 
@@ -39,15 +41,39 @@ impl Identity {
         }
     }
 
-    /// Whether both name the same: DNS names have no case.
+    /// Whether both name the same: DNS names and distinguished names have no case, and the latter
+    /// can be encoded in several ways (RFC 5280 §7.1).
     pub fn is(&self, other: &Self) -> bool {
-        let same = if matches!(self.kind, Self::FQDN | Self::RFC822) {
-            self.data.eq_ignore_ascii_case(&other.data)
-        } else {
-            self.data == other.data
+        let (a, b) = (&self.data, &other.data);
+        let same = match self.kind {
+            Self::FQDN | Self::RFC822 => a.eq_ignore_ascii_case(b),
+            Self::DISTINGUISHED_NAME => {
+                a == b || attributes(a).is_some_and(|n| Some(n) == attributes(b))
+            }
+            _ => a == b,
         };
         same && self.kind == other.kind
     }
+}
+
+/// One attribute: its type, and its value without case and superfluous space where it is text.
+type Attribute = (String, Vec<u8>);
+
+/// The sets of attributes that a distinguished name is made of.
+fn attributes(name: &[u8]) -> Option<Vec<BTreeSet<Attribute>>> {
+    let (rest, name) = X509Name::from_der(name).ok()?;
+    let comparable = |attribute: &AttributeTypeAndValue<'_>| {
+        let value = match attribute.as_str() {
+            Ok(text) => {
+                let words: Vec<&str> = text.split_whitespace().collect();
+                words.join(" ").to_lowercase().into_bytes()
+            }
+            Err(_) => attribute.as_slice().to_vec(),
+        };
+        (attribute.attr_type().to_id_string(), value)
+    };
+    let sets = name.iter_rdn().map(|set| set.iter().map(comparable).collect());
+    rest.is_empty().then(|| sets.collect())
 }
 
 /// Before the octets of a key id.
@@ -65,7 +91,7 @@ impl fmt::Display for Identity {
                 Ipv6Addr::from(octets).fmt(f)
             }
             (Self::FQDN | Self::RFC822, data) => f.write_str(&private::printable(data)),
-            (Self::DISTINGUISHED_NAME, data) => match x509_parser::x509::X509Name::from_der(data) {
+            (Self::DISTINGUISHED_NAME, data) => match X509Name::from_der(data) {
                 Ok((_, name)) => f.write_str(&private::printable(name.to_string().as_bytes())),
                 Err(_) => write!(f, "a distinguished name of {} bytes", data.len()),
             },
@@ -147,6 +173,27 @@ mod tests {
         for text in ["", "CN=hub", "a b", "keyid:", "keyid:0x0", "@x", "x@", "keyid:0xzz"] {
             assert_eq!(text.parse::<Identity>(), Err(NotAnIdentity(text.into())));
         }
+    }
+
+    #[test]
+    fn rfc5280_7_1_distinguished_names_are_compared_by_what_they_say() {
+        // CN=…, as UTF8String (12) or PrintableString (19).
+        let name = |kind: u8, text: &str| {
+            let value = [&[kind, text.len() as u8], text.as_bytes()].concat();
+            let attribute = [&[6, 3, 0x55, 4, 3][..], &value].concat();
+            let sequence = [&[0x30, attribute.len() as u8][..], &attribute].concat();
+            let set = [&[0x31, sequence.len() as u8][..], &sequence].concat();
+            let data = [&[0x30, set.len() as u8][..], &set].concat();
+            Identity { kind: Identity::DISTINGUISHED_NAME, data }
+        };
+        let hub = name(12, "Hub of Example");
+        assert_eq!(hub.to_string(), "CN=Hub of Example");
+        assert!(hub.is(&name(19, "Hub of Example")));
+        assert!(hub.is(&name(12, " hub  OF example ")));
+        assert!(!hub.is(&name(12, "Hub of Examples")));
+        assert!(!hub.is(&name(12, "HubofExample")));
+        let broken = |octets: &[u8]| Identity { kind: 9, data: octets.to_vec() };
+        assert!(!broken(b"a").is(&broken(b"A")) && broken(b"a").is(&broken(b"a")));
     }
 
     #[test]
