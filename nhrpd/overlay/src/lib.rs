@@ -179,11 +179,12 @@ impl Overlay {
                     self.nhrp.redirect(now.instant, nbma, &packet);
                 }
             }
-            Event::Unroutable { destination } => {
-                if let Some(binding) = self.nhrp.lookup(destination) {
-                    self.connect(now, binding.nbma, rng);
-                }
-            }
+            Event::Unroutable { destination } => match self.nhrp.lookup(destination) {
+                Some(binding) => self.connect(now, binding.nbma, rng),
+                // Nobody redirects what takes no way at all.
+                None if self.nhrp.config().shortcut => self.nhrp.resolve(now.instant, destination),
+                None => {}
+            },
             Event::Up { peer } => self.session_up(now, peer, rng),
             Event::Down { peer } => {
                 self.remove_session(now, peer, "no answer to WireGuard handshakes", rng);

@@ -1,7 +1,7 @@
 //! From the path through the hub to the direct one, and back.
 
 use overlay::Notice;
-use overlay_tests::sim::{Domain, Fate, Weather, lan_of, tunnel_address_of};
+use overlay_tests::sim::{Domain, Fate, Nodes, Sim, Weather, lan_of, tunnel_address_of};
 
 use crate::common::*;
 
@@ -37,6 +37,32 @@ fn the_direct_path_is_there_within_six_round_trips() {
         let round_trips = took.as_secs_f64() / ms(2 * delay).as_secs_f64();
         println!("one way {delay} ms: direct after {took:?}, {round_trips:.2} round trips");
         assert!(took <= ms(2 * delay) * 6, "{round_trips}");
+    }
+}
+
+/// As where a routing protocol of one's own has put the route into the tunnel: no route of ours
+/// leads to the server, so nobody redirects.
+#[test]
+fn what_has_no_way_is_resolved_unless_shortcuts_are_off() {
+    for shortcut in [true, false] {
+        let mut sim = Sim::new(1, fair());
+        let domain = domain();
+        let hub = sim.add(domain.node(0));
+        let spokes = [1, 2].map(|n| {
+            sim.add(domain.node(n).configured(|config| {
+                config.routes.clear();
+                config.nhrp.shortcut = shortcut;
+            }))
+        });
+        registered(&mut sim, &Nodes { hub, spokes: spokes.to_vec() });
+        let (source, destination) = hosts(spokes[0], spokes[1]);
+        let first = sim.send(spokes[0], source, destination);
+        sim.run_for(secs(1));
+        let second = sim.send(spokes[0], source, destination);
+        sim.run_for(secs(1));
+        assert!(sim.fate(first).arrival.is_none());
+        assert_eq!(sim.fate(second).arrival.is_some(), shortcut);
+        assert!(!shortcut || sim.fate(second).direct());
     }
 }
 
