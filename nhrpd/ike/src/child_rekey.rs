@@ -99,10 +99,16 @@ impl Engine {
             self.postpone_child(now, sa, old, LATER);
             return;
         };
+        let agreed = sa.suite.map(|suite| suite.group);
         let Some(child) = find(sa, old) else { return };
         child.rekey_at = now.checked_add(LATER);
         let inbound = child.inbound;
-        let first = child.group.or(self.config.esp.first().and_then(|esp| esp.groups[0]));
+        let first = child.group.or_else(|| {
+            let groups = &self.config.esp.first()?.groups;
+            // What both have is known of the IKE SA; libreswan 4.10 ends the exchange on another.
+            let known = groups.iter().flatten().find(|g| agreed.is_some_and(|a| a.id == g.id));
+            groups[0].map(|preferred| known.copied().unwrap_or(preferred))
+        });
         let group = first.map(|group| (group, group.generate(rng)));
         let public = group.as_ref().map(|(group, private)| group.public(private));
         let Ok(public) = public.transpose() else { return };

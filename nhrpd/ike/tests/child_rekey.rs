@@ -99,6 +99,27 @@ fn each_proposal_is_taken_as_a_whole() {
     }
 }
 
+/// libreswan 4.10 answers INVALID_SYNTAX where INVALID_KE_PAYLOAD would be due.
+#[test]
+fn the_first_key_exchange_is_that_of_the_ike_sa() {
+    let authority = Authority::new();
+    let mut b = esp();
+    b.esp.iter_mut().for_each(|proposal| proposal.groups = vec![Some(&ike::ECP_256)]);
+    let mut net = Net::new(1);
+    for (name, config) in [("a.example", esp()), ("b.example", b)] {
+        let algorithms = ike::Algorithms::parse(&["aes256gcm16-prfsha256-ecp256"]).unwrap();
+        net.add_with(authority.issue(name, KeyKind::Ed25519), config, algorithms);
+    }
+    net.initiate(A, B);
+    net.settle();
+    net.assert_one_sa();
+    let requests = |net: &Net| net.nodes[A].engine.sas().map(|sa| sa.counters.requests_sent).sum();
+    let before: u64 = requests(&net);
+    net.rekey_child(A);
+    net.run(secs(5));
+    assert_eq!(requests(&net) - before, 2, "new keys, and the end of the former");
+}
+
 #[test]
 fn make_before_break() {
     let mut net = up(1, &Authority::new(), esp(), esp());

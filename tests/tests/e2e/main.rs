@@ -15,6 +15,7 @@ mod multicast;
 mod nat;
 mod operations;
 mod refusals;
+mod rekey;
 mod reload;
 mod restarts;
 mod seed;

@@ -147,7 +147,7 @@ impl Check {
             "security.rekey-interval",
             raw.security.rekey_interval.clone(),
             4 * 3600,
-            number(60..=7 * 24 * 3600),
+            number(5..=7 * 24 * 3600),
         );
         let ike_proposals = self.ike_proposals(raw.security.ike_proposals.take());
         let key_log = self.optional(
