@@ -34,6 +34,8 @@ pub struct Esp {
     pub esn: bool,
     /// In UDP (RFC 3948), from the own port to that of the peer; else IP protocol 50.
     pub encapsulated: bool,
+    /// Age at which the keys are dropped although nobody has replaced them.
+    pub lifetime: Duration,
     /// What the peer sends with.
     pub inbound: EspKeys,
     /// What we send with.
@@ -276,7 +278,7 @@ impl Seed<'_> {
         terms: Terms,
         own_spi: u32,
         initiator: bool,
-        encapsulated: bool,
+        (encapsulated, lifetime): (bool, Duration),
     ) -> Esp {
         let (encryption, integrity) = terms.cipher.key_lens();
         let seed =
@@ -297,6 +299,7 @@ impl Seed<'_> {
             cipher: terms.cipher,
             esn: terms.esn,
             encapsulated,
+            lifetime,
             inbound: keys(own_spi, inbound),
             outbound: keys(terms.peer_spi, outbound),
         }
@@ -450,6 +453,12 @@ impl Engine {
         ours
     }
 
+    /// Keys are renewed in time, again and again if need be; who cannot do so any more, because he
+    /// crashed, leaves none behind for ever.
+    pub(crate) fn lifetime(&self) -> Duration {
+        2 * self.config.rekey_interval
+    }
+
     /// An SPI for what a peer sends, that nothing else on this node uses. A datagram that begins
     /// with it must not be taken for WireGuard (message types 1 to 4, then three zeros).
     pub(crate) fn fresh_esp_spi(&self, rng: &mut dyn CryptoRng) -> u32 {
@@ -488,13 +497,14 @@ mod tests {
             responder_nonce: &nr,
         };
         let terms = |cipher| Terms { cipher, esn: false, peer_spi: 0x2000 };
-        let esp = seed.derive(terms(EspCipher::Aes128Gcm16), 0x1000, true, false);
+        let esp = seed.derive(terms(EspCipher::Aes128Gcm16), 0x1000, true, (false, Duration::ZERO));
         assert_eq!(*esp.outbound.encryption, keymat[..20]);
         assert_eq!(*esp.inbound.encryption, keymat[20..40]);
         assert!(esp.outbound.integrity.is_empty());
         assert_eq!((esp.inbound.spi, esp.outbound.spi), (0x1000, 0x2000));
         // Encryption before integrity, the initiator's direction before the other's.
-        let esp = seed.derive(terms(EspCipher::Aes128CbcSha256), 0x1000, false, false);
+        let esp =
+            seed.derive(terms(EspCipher::Aes128CbcSha256), 0x1000, false, (false, Duration::ZERO));
         assert_eq!(*esp.inbound.encryption, keymat[..16]);
         assert_eq!(*esp.inbound.integrity, keymat[16..48]);
         assert_eq!(*esp.outbound.encryption, keymat[48..64]);

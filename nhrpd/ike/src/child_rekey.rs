@@ -214,6 +214,7 @@ impl Engine {
         let mut own_nonce = vec![0; NONCE_LEN];
         context.rng.fill_bytes(&mut own_nonce);
         let spi = self.fresh_esp_spi(context.rng);
+        let lifetime = self.lifetime();
         let State::Established(established) = &mut sa.state else {
             return Err(refuse(NotifyType::TEMPORARY_FAILURE));
         };
@@ -224,7 +225,7 @@ impl Engine {
             initiator_nonce: nonce,
             responder_nonce: &own_nonce,
         };
-        let esp = seed.derive(choice.terms, spi, false, nat);
+        let esp = seed.derive(choice.terms, spi, false, (nat, lifetime));
         let rekey_at = self.rekey_at(context.now, context.rng);
         let mut child = Child::new(self.fresh_tunnel(), &esp, false, context.now, rekey_at);
         child.group = choice.group;
@@ -344,7 +345,7 @@ impl Engine {
             initiator_nonce: &own.nonce,
             responder_nonce: nonce,
         };
-        let esp = seed.derive(terms, own.spi, true, sa.nat.any());
+        let esp = seed.derive(terms, own.spi, true, (sa.nat.any(), self.lifetime()));
         let rekey_at = self.rekey_at(context.now, context.rng);
         let mut child = Child::new(self.fresh_tunnel(), &esp, true, context.now, rekey_at);
         child.group = own.group.as_ref().map(|(group, _)| *group).filter(|_| secret.is_some());

@@ -241,7 +241,8 @@ impl Engine {
         let (initiator, responder) = self.agree_selectors(sa.remote, asked)?;
         let spi = self.fresh_esp_spi(context.rng);
         let proposal = Proposal { spi: spi.to_be_bytes().into(), ..choice.proposal };
-        let esp = handshake.seed().derive(choice.terms, spi, false, sa.nat.any());
+        let esp =
+            handshake.seed().derive(choice.terms, spi, false, (sa.nat.any(), self.lifetime()));
         Ok((child_payloads(vec![proposal], initiator, responder), TunnelKeys::Esp(esp)))
     }
 
@@ -299,7 +300,12 @@ impl Engine {
         };
         self.check_encapsulation(sa)?;
         let terms = self.check_grant(sa.remote, &granted, &self.first_esp(), None)?;
-        Ok(TunnelKeys::Esp(handshake.seed().derive(terms, spi, true, sa.nat.any())))
+        Ok(TunnelKeys::Esp(handshake.seed().derive(
+            terms,
+            spi,
+            true,
+            (sa.nat.any(), self.lifetime()),
+        )))
     }
 
     /// Checks what a responder granted of a CHILD_SA that we asked for.

@@ -322,6 +322,7 @@ pub(crate) fn difference<K: Ord + Copy, V: PartialEq + Copy>(
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::time::Duration;
 
     use overlay::desired::{EspCipher, EspKeys};
     use proptest::prelude::*;
@@ -425,6 +426,7 @@ mod tests {
             cipher: EspCipher::Aes256Gcm16,
             esn: true,
             encapsulated: false,
+            lifetime: Duration::from_secs(7200),
             inbound: keys(inbound),
             outbound: keys(outbound),
         })

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use overlay::desired::{Esp, EspCipher, EspKeys};
 use zeroize::Zeroizing;
@@ -66,7 +67,14 @@ fn esp(cipher: EspCipher) -> io::Result<()> {
         encryption: random(encryption),
         integrity: random(integrity),
     };
-    let esp = Esp { cipher, esn: true, encapsulated: true, inbound: keys(), outbound: keys() };
+    let esp = Esp {
+        cipher,
+        esn: true,
+        encapsulated: true,
+        lifetime: Duration::from_secs(1),
+        inbound: keys(),
+        outbound: keys(),
+    };
     // RFC 5737: documentation, not in use anywhere.
     let to = IpAddr::from([192, 0, 2, 1]);
     let id = SaId { direction: Direction::Out, to, spi: esp.outbound.spi };

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use overlay::desired::{Esp, EspCipher};
 
@@ -88,9 +89,10 @@ fn selector(family: u8, key: Option<u32>) -> Vec<u8> {
     bytes
 }
 
-/// struct xfrm_lifetime_cfg
-fn lifetime(soft_bytes: u64, soft_packets: u64) -> Vec<u8> {
-    let limits = [soft_bytes, UNLIMITED, soft_packets, UNLIMITED, 0, 0, 0, 0];
+/// struct xfrm_lifetime_cfg; `age`: none for ever.
+fn lifetime(soft_packets: u64, age: Option<Duration>) -> Vec<u8> {
+    let age = age.map_or(0, |age| age.as_secs());
+    let limits = [UNLIMITED, UNLIMITED, soft_packets, UNLIMITED, 0, age, 0, 0];
     limits.iter().flat_map(|limit| limit.to_ne_bytes()).collect()
 }
 
@@ -139,7 +141,7 @@ impl Policies {
         template.extend([0xff; 12]);
         Request::new(UPDPOLICY, libc::NLM_F_CREATE | libc::NLM_F_REPLACE)
             .raw(&selector(family, self.key))
-            .raw(&lifetime(UNLIMITED, UNLIMITED))
+            .raw(&lifetime(UNLIMITED, None))
             .raw(&[0; 32])
             .raw(&PRIORITY.to_ne_bytes())
             .raw(&[0; 4])
@@ -209,7 +211,7 @@ pub(crate) fn add(
         .raw(&id.spi.to_be_bytes())
         .raw(&[ESP, 0, 0, 0])
         .raw(&wide(association.from))
-        .raw(&lifetime(UNLIMITED, packets))
+        .raw(&lifetime(packets, Some(esp.lifetime)))
         .raw(&[0; 32 + 12 + 4])
         .raw(&reqid.to_ne_bytes())
         .raw(&u16::from(family).to_ne_bytes())
@@ -370,6 +372,7 @@ mod tests {
             cipher: EspCipher::Aes256Gcm16,
             esn: true,
             encapsulated: true,
+            lifetime: Duration::from_secs(7200),
             inbound: keys(0x1234_5678),
             outbound: keys(0x9abc_def0),
         }
@@ -393,6 +396,8 @@ mod tests {
         let bytes = request.finish(1);
         let message = messages(bytes).next().unwrap();
         assert_eq!(u32_at(message.payload, 208), Some(77));
+        let hard_age = message.payload[96 + 40..96 + 48].try_into().unwrap();
+        assert_eq!(u64::from_ne_bytes(hard_age), 7200);
         let (found, installed) = info(message.payload).unwrap();
         assert_eq!((found, installed.association), (id, association));
         let aead = find(&message.payload[SA_INFO..], ALG_AEAD).unwrap();

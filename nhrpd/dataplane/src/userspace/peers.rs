@@ -256,7 +256,7 @@ impl Session {
                 });
                 Protection::WireGuard { index, mac1 }
             }
-            Transport::Esp(Esp { cipher, esn, encapsulated: true, inbound, outbound }) => {
+            Transport::Esp(Esp { cipher, esn, encapsulated: true, inbound, outbound, .. }) => {
                 Protection::Esp {
                     spi: inbound.spi,
                     sealer: Sealer::new(*cipher, *esn, outbound)?,

@@ -259,7 +259,14 @@ pub fn esp_keys(cipher: EspCipher, seed: u8) -> [Transport; 2] {
     });
     [(&a, &b), (&b, &a)].map(|(inbound, outbound)| {
         let (inbound, outbound) = (inbound.clone(), outbound.clone());
-        Transport::Esp(Esp { cipher, esn: true, encapsulated: true, inbound, outbound })
+        Transport::Esp(Esp {
+            cipher,
+            esn: true,
+            encapsulated: true,
+            lifetime: Duration::from_secs(3600),
+            inbound,
+            outbound,
+        })
     })
 }
 
