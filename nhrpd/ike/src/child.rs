@@ -322,6 +322,12 @@ pub(crate) fn covers(selectors: &[TrafficSelector], host: IpAddr) -> bool {
     selectors.iter().any(|s| carries_gre(s) && family(s) && within(s))
 }
 
+/// Whether a responder granted GRE of this host. Where an address is translated before it reaches
+/// the responder, that may name it as it sees it (RFC 7296 §2.23.1; strongSwan does).
+pub(crate) fn grants(selectors: &[TrafficSelector], host: IpAddr, translated: bool) -> bool {
+    covers(selectors, host) || (translated && narrow(selectors, None).is_some())
+}
+
 /// Narrows a peer's selectors to GRE of one host: the one that we see, else, where addresses are
 /// translated on the way, the one that the peer names. It is sent back as the peer named it (RFC
 /// 7296 §2.23.1).
@@ -485,6 +491,17 @@ mod tests {
     const KEYMAT: &str = "
         23647677E7D403FA1E3006F19840AEE18AD9FECC4215814C4131BDEBA98433D8
         B0E31BFBBDDF822ABCCE5E06486AA388022B75E27E1E68AA5983028B65282C73";
+
+    #[test]
+    fn rfc7296_2_23_1_a_responder_may_name_the_address_that_the_translator_showed_it() {
+        // What strongSwan 5.9.8 answers to 10.0.0.2 behind 198.18.0.1.
+        let answer = [gre([198, 18, 0, 1].into())];
+        let own = [10, 0, 0, 2].into();
+        assert!(grants(&answer, own, true));
+        assert!(!grants(&answer, own, false));
+        let tcp = TrafficSelector { protocol: 6, ..answer[0].clone() };
+        assert!(!grants(&[tcp], own, true), "TCP is not GRE");
+    }
 
     #[test]
     fn rfc7296_2_17_keymat_is_cut_in_the_order_of_the_rfc_known_answer() {

@@ -328,9 +328,8 @@ impl Engine {
         let nonce = nonce(payloads).ok_or(Refused::Later)?;
         let answered = key_exchange(payloads);
         let method = answered.map(|(group, _)| group);
-        let terms = self
-            .check_grant(sa.remote, &granted, &self.config.esp, method)
-            .map_err(|_| Refused::Later)?;
+        let terms =
+            self.check_grant(sa, &granted, &self.config.esp, method).map_err(|_| Refused::Later)?;
         let secret = match (&own.group, answered) {
             (Some((group, private)), Some((answered, public))) if answered == group.id => {
                 Some(group.agree(private, public).map_err(|_| Refused::Later)?)

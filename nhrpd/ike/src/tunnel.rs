@@ -299,7 +299,7 @@ impl Engine {
             return Err(no_proposal("responder grants no tunnel that we asked for"));
         };
         self.check_encapsulation(sa)?;
-        let terms = self.check_grant(sa.remote, &granted, &self.first_esp(), None)?;
+        let terms = self.check_grant(sa, &granted, &self.first_esp(), None)?;
         Ok(TunnelKeys::Esp(handshake.seed().derive(
             terms,
             spi,
@@ -311,7 +311,7 @@ impl Engine {
     /// Checks what a responder granted of a CHILD_SA that we asked for.
     pub(crate) fn check_grant(
         &self,
-        remote: SocketAddr,
+        sa: &Sa,
         granted: &ChildPayloads<'_>,
         proposed: &[EspProposal],
         group: Option<u16>,
@@ -323,9 +323,9 @@ impl Engine {
         if !granted.transport {
             return Err(no_proposal("responder insists on tunnel mode; GRE needs transport mode"));
         }
-        let own = self.own_address(remote).map_err(|words| no_proposal(words.0))?;
-        let fits =
-            child::covers(granted.initiator, own) && child::covers(granted.responder, remote.ip());
+        let own = self.own_address(sa.remote).map_err(|words| no_proposal(words.0))?;
+        let fits = child::grants(granted.initiator, own, sa.nat.local)
+            && child::grants(granted.responder, sa.remote.ip(), sa.nat.remote);
         if !fits {
             let words = "responder's traffic selectors do not hold GRE (47) between the two nodes";
             return Err((NotifyType::TS_UNACCEPTABLE, Refusal(words.into())));
