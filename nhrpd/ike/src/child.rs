@@ -418,6 +418,8 @@ impl Engine {
         if child.confirm_at.is_none() {
             self.event(Event::Confirmed { sa, tunnel });
         }
+        // There is hardly ever more than one, and four would be room for most of an SA.
+        established.children.reserve_exact(1);
         established.children.push(child);
     }
 

@@ -45,7 +45,7 @@ impl Config {
 /// the layer above itself closes the SA.
 pub struct Engine {
     pub(crate) config: Config,
-    pub(crate) sas: BTreeMap<SaId, Sa>,
+    pub(crate) sas: BTreeMap<SaId, Box<Sa>>,
     /// By own SPI.
     by_spi: BTreeMap<u64, SaId>,
     /// Of a responder: by the source of IKE_SA_INIT and the initiator's SPI.
@@ -617,6 +617,7 @@ impl Engine {
     }
 
     pub(crate) fn insert(&mut self, sa: Sa) {
+        let sa = Box::new(sa);
         self.by_spi.insert(sa.local_spi, sa.id);
         self.by_remote.insert((sa.remote, sa.id));
         if let Some(origin) = sa.origin {
@@ -626,12 +627,12 @@ impl Engine {
     }
 
     /// Takes an SA out to work on it; [`Self::put`] or [`Self::forget`] it afterwards.
-    pub(crate) fn take(&mut self, id: SaId) -> Option<Sa> {
+    pub(crate) fn take(&mut self, id: SaId) -> Option<Box<Sa>> {
         self.sas.remove(&id)
     }
 
     /// Puts an SA back and arms its timer.
-    pub(crate) fn put(&mut self, mut sa: Sa) {
+    pub(crate) fn put(&mut self, mut sa: Box<Sa>) {
         let deadline = sa.deadline(self.config.dead_peer_interval);
         if sa.armed != Some(deadline) {
             if let Some(armed) = sa.armed.replace(deadline) {
@@ -643,7 +644,7 @@ impl Engine {
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "nothing may hold it afterwards")]
-    pub(crate) fn forget(&mut self, sa: Sa) {
+    pub(crate) fn forget(&mut self, sa: Box<Sa>) {
         if let Some(armed) = sa.armed {
             self.timers.remove(&(armed, sa.id));
         }
@@ -664,17 +665,17 @@ impl Engine {
     }
 
     pub(crate) fn with_origin(&self, origin: SocketAddr, spi: u64) -> Option<&Sa> {
-        self.by_origin.get(&(origin, spi)).and_then(|id| self.sas.get(id))
+        self.by_origin.get(&(origin, spi)).and_then(|id| self.sas.get(id)).map(AsRef::as_ref)
     }
 
     pub(crate) fn with_remote(&self, remote: SocketAddr) -> impl Iterator<Item = &Sa> {
         let all = (remote, SaId(0))..=(remote, SaId(u64::MAX));
-        self.by_remote.range(all).filter_map(|(_, id)| self.sas.get(id))
+        self.by_remote.range(all).filter_map(|(_, id)| self.sas.get(id)).map(AsRef::as_ref)
     }
 
     pub(crate) fn with_identity(&self, identity: &Identity) -> impl Iterator<Item = &Sa> {
         let all = (identity.clone(), SaId(0))..=(identity.clone(), SaId(u64::MAX));
-        self.established.range(all).filter_map(|(_, id)| self.sas.get(id))
+        self.established.range(all).filter_map(|(_, id)| self.sas.get(id)).map(AsRef::as_ref)
     }
 
     pub(crate) fn transmit(&mut self, port: u16, to: SocketAddr, datagram: Vec<u8>) {
@@ -733,7 +734,8 @@ impl Engine {
         sa.next_request += 1;
         sa.counters.requests_sent += 1;
         self.transmit_all(sa.port, sa.remote, &datagrams);
-        sa.outstanding = Some(Outstanding::new(request, exchange, message_id, datagrams, now, rng));
+        let outstanding = Outstanding::new(request, exchange, message_id, datagrams, now, rng);
+        sa.outstanding = Some(Box::new(outstanding));
     }
 
     /// Sends the next waiting request, unless one is under way.

@@ -58,7 +58,7 @@ pub(crate) struct Sa {
     pub(crate) channel: Option<Box<Channel>>,
     pub(crate) next_request: u32,
     /// The window is one (RFC 7296 §2.3): the next request waits for the response to this.
-    pub(crate) outstanding: Option<Outstanding>,
+    pub(crate) outstanding: Option<Box<Outstanding>>,
     pub(crate) queue: VecDeque<Request>,
     /// Belongs to an outstanding [`Request::Rekey`].
     pub(crate) rekey: Option<Box<OwnRekey>>,

@@ -164,7 +164,7 @@ fn grant(mut allowed: BTreeSet<IpNet>, names: &[&str], config: &Config) -> Autho
             allowed.extend(accept.prefixes.iter().copied());
         }
     }
-    Authorization::Within(allowed)
+    Authorization::Within(allowed.into_iter().collect())
 }
 
 fn unix_time(wall: SystemTime) -> UnixTime {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use zeroize::Zeroizing;
@@ -26,7 +27,7 @@ pub struct Desired {
     pub multicast: BTreeSet<PeerId>,
     /// Inner source addresses that a path may use: what its identity may claim. A path that is
     /// not listed may carry any source, as that to a next-hop server must.
-    pub sources: BTreeMap<PeerId, BTreeSet<IpNet>>,
+    pub sources: BTreeMap<PeerId, Arc<[IpNet]>>,
 }
 
 /// Where packets for a prefix go.

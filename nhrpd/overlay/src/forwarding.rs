@@ -45,7 +45,6 @@ pub(crate) struct Known<'a> {
     pub servers: &'a BTreeMap<IpAddr, Nbma>,
     pub bindings: &'a dyn Bindings,
     pub sessions: &'a Sessions,
-    pub transports: &'a BTreeMap<PeerId, Transport>,
     /// Sessions that are gone, on whose paths something may still arrive, and until when.
     pub lingering: &'a BTreeMap<PeerId, Instant>,
 }
@@ -56,6 +55,8 @@ pub(crate) struct Forwarding {
     desired: Desired,
     outcomes: BTreeMap<IpNet, Outcome>,
     uses: BTreeMap<PeerId, Uses>,
+    /// Keys of sessions that have not been looked at yet.
+    keyed: BTreeMap<PeerId, Transport>,
     /// Prefixes in [`Desired::forwarding`] that go to a server for want of a binding.
     defaulted: Vec<IpNet>,
     /// Prefixes with a direct path, and where it leads.
@@ -150,6 +151,7 @@ impl Default for Forwarding {
             desired: Desired::default(),
             outcomes: BTreeMap::new(),
             uses: BTreeMap::new(),
+            keyed: BTreeMap::new(),
             defaulted: Vec::new(),
             direct: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -162,6 +164,21 @@ impl Forwarding {
     /// The desired state as of the last [`Self::update`].
     pub(crate) fn desired(&self) -> &Desired {
         &self.desired
+    }
+
+    /// What protects a new session.
+    pub(crate) fn key(&mut self, id: PeerId, transport: Transport) {
+        self.keyed.insert(id, transport);
+    }
+
+    pub(crate) fn transport(&self, id: PeerId) -> Option<&Transport> {
+        let planned = self.desired.peers.get(&id).map(|peer| &peer.transport);
+        planned.or_else(|| self.keyed.get(&id))
+    }
+
+    pub(crate) fn transport_mut(&mut self, id: PeerId) -> Option<&mut Transport> {
+        let planned = self.desired.peers.get_mut(&id).map(|peer| &mut peer.transport);
+        planned.or_else(|| self.keyed.get_mut(&id))
     }
 
     /// The binding of a prefix changed.
@@ -271,6 +288,7 @@ impl Forwarding {
     fn update_session(&mut self, known: &Known<'_>, id: PeerId, found: &mut Found) {
         let Known { config, servers, sessions, .. } = *known;
         let desired = &mut self.desired;
+        let keyed = self.keyed.remove(&id);
         let Some(session) = sessions.get(id) else {
             desired.multicast.remove(&id);
             match desired.peers.get_mut(&id).filter(|_| known.lingering.contains_key(&id)) {
@@ -282,8 +300,12 @@ impl Forwarding {
             }
             return;
         };
-        if let Some(transport) = known.transports.get(&id) {
-            desired.peers.insert(id, Peer::new(session.endpoint, transport.clone()));
+        match (keyed, desired.peers.get_mut(&id)) {
+            (Some(transport), _) => {
+                desired.peers.insert(id, Peer::new(session.endpoint, transport));
+            }
+            (None, Some(peer)) => peer.endpoint = session.endpoint,
+            (None, None) => {}
         }
         let nbma = sessions.nbma(session.endpoint);
         let at_server = servers.values().any(|&server| server == nbma);

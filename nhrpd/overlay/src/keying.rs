@@ -117,7 +117,7 @@ impl Overlay {
             since: now,
             idle_deadline: Some(now + self.config.idle_timeout),
         });
-        self.transports.insert(id, Transport::Clear);
+        self.forwarding.key(id, Transport::Clear);
         self.nhrp.set_authorization(nbma, Some(Authorization::Any));
         self.notice(Notice::PeerUp { endpoint, identity: None });
         Some(id)

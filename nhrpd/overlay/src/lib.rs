@@ -87,7 +87,6 @@ pub struct Overlay {
     nhrp: nhrp::Engine,
     ike: ike::Engine,
     sessions: Sessions,
-    transports: BTreeMap<PeerId, Transport>,
     /// Sessions whose successors are up: what is still on its way through them may arrive until
     /// then.
     lingering: BTreeMap<PeerId, Instant>,
@@ -131,7 +130,6 @@ impl Overlay {
             }),
             config,
             credentials,
-            transports: BTreeMap::new(),
             lingering: BTreeMap::new(),
             attempts: BTreeMap::new(),
             servers,
@@ -273,7 +271,6 @@ impl Overlay {
             servers: &self.servers,
             bindings: &self.nhrp,
             sessions: &self.sessions,
-            transports: &self.transports,
             lingering: &self.lingering,
         };
         let found = self.forwarding.update(&known, touched);
@@ -476,7 +473,7 @@ impl Overlay {
                     since: now.instant,
                     idle_deadline: Some(now.instant + self.config.idle_timeout),
                 });
-                self.transports.insert(id, transport(keys, initiator));
+                self.forwarding.key(id, transport(keys, initiator));
             }
             ike::Event::Failed { sa, remote, identity, reason, superseded, .. } => {
                 let nbma = self.sessions.nbma(remote);
@@ -523,7 +520,7 @@ impl Overlay {
             ike::Event::Unknown { from } => self.meet(now, from, rng),
             ike::Event::Moved { sa, remote, encapsulated } => {
                 for id in self.sessions.by_sa(sa) {
-                    if let Some(Transport::Esp(esp)) = self.transports.get_mut(&id) {
+                    if let Some(Transport::Esp(esp)) = self.forwarding.transport_mut(id) {
                         esp.encapsulated = encapsulated;
                         self.sessions.touch(id);
                     }
@@ -548,7 +545,7 @@ impl Overlay {
             idle_deadline: Some(now.instant + self.config.idle_timeout),
         };
         let id = self.sessions.insert(session);
-        self.transports.insert(id, transport);
+        self.forwarding.key(id, transport);
     }
 
     /// IKE has given up the keys of a session. Make before break: one that has a successor goes
@@ -644,7 +641,6 @@ impl Overlay {
         let mut lost: BTreeSet<Nbma> = self.shortcuts_through(id).map(|b| b.nbma).collect();
         let Some(session) = self.sessions.remove(id) else { return };
         lost.insert(self.sessions.nbma(session.endpoint));
-        self.transports.remove(&id);
         // A session without an SA waited for this one to succeed it.
         for twin in twins {
             if self.sessions.get(twin).is_some_and(|twin| twin.sa.is_none()) {

@@ -101,7 +101,7 @@ impl Overlay {
                 }
                 Err(reason) => {
                     self.refuse(now.instant, Refused { peer, identity, reason: reason.clone() });
-                    self.nhrp.reauthorize(nbma, Authorization::Within(BTreeSet::new()));
+                    self.nhrp.reauthorize(nbma, Authorization::Within([].into()));
                     self.remove_session(now, id, &reason, rng);
                 }
             }

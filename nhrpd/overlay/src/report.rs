@@ -62,7 +62,7 @@ impl Overlay {
             peer,
             sa: session.sa,
             tunnel: session.tunnel,
-            kind: match self.transports.get(&peer) {
+            kind: match self.forwarding.transport(peer) {
                 Some(Transport::Esp(_)) => Some(TunnelKind::Esp),
                 Some(Transport::WireGuard { .. }) => Some(TunnelKind::WireGuard),
                 Some(Transport::Clear) | None => None,

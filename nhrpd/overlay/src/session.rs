@@ -33,7 +33,7 @@ pub(crate) struct Session {
 /// All sessions, by id, SA, NBMA address and the tunnel addresses that they may claim.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    by_id: BTreeMap<PeerId, Session>,
+    by_id: BTreeMap<PeerId, Box<Session>>,
     by_sa: BTreeSet<(SaId, PeerId)>,
     by_nbma: BTreeSet<(Nbma, PeerId)>,
     by_host: BTreeSet<(IpAddr, PeerId)>,
@@ -87,7 +87,7 @@ impl Sessions {
         if let Some(deadline) = session.idle_deadline {
             self.idle.insert((deadline, id));
         }
-        self.by_id.insert(id, session);
+        self.by_id.insert(id, Box::new(session));
         self.touch(id);
         id
     }
@@ -108,11 +108,11 @@ impl Sessions {
         if let Some(deadline) = session.idle_deadline {
             self.idle.remove(&(deadline, id));
         }
-        Some(session)
+        Some(*session)
     }
 
     pub(crate) fn get(&self, id: PeerId) -> Option<&Session> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(AsRef::as_ref)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -120,7 +120,7 @@ impl Sessions {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, &Session)> {
-        self.by_id.iter().map(|(&id, session)| (id, session))
+        self.by_id.iter().map(|(&id, session)| (id, session.as_ref()))
     }
 
     /// The sessions that an IKE SA keyed, oldest first.
@@ -149,7 +149,7 @@ impl Sessions {
     /// Every session at this NBMA address, newest first.
     pub(crate) fn at(&self, nbma: Nbma) -> impl Iterator<Item = (PeerId, &Session)> {
         let range = (nbma, PeerId(0))..=(nbma, PeerId(u32::MAX));
-        self.by_nbma.range(range).rev().filter_map(|&(_, id)| Some((id, self.by_id.get(&id)?)))
+        self.by_nbma.range(range).rev().filter_map(|&(_, id)| Some((id, self.get(id)?)))
     }
 
     /// The session that carries traffic to this NBMA address: the newest one that is up.
@@ -270,7 +270,11 @@ pub(crate) fn hosts(authorization: &Authorization) -> impl Iterator<Item = IpAdd
         Authorization::Any => None,
         Authorization::Within(prefixes) => Some(prefixes),
     };
-    prefixes.into_iter().flatten().filter(|p| p.prefix_len() == p.max_prefix_len()).map(IpNet::addr)
+    prefixes
+        .into_iter()
+        .flat_map(|prefixes| prefixes.iter())
+        .filter(|p| p.prefix_len() == p.max_prefix_len())
+        .map(IpNet::addr)
 }
 
 /// What an identity may claim, in words.

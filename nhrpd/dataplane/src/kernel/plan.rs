@@ -490,7 +490,7 @@ mod tests {
             (HUB, Peer::new(at("198.18.0.10"), esp(0x100, 0x200))),
             (B, Peer::new(at("198.18.2.10"), esp(0x102, 0x202))),
         ]);
-        desired.sources = BTreeMap::from([(B, BTreeSet::from([net("192.168.2.0/24")]))]);
+        desired.sources = BTreeMap::from([(B, [net("192.168.2.0/24")].into())]);
         let tables = plan(&desired, &[]);
         let of = |set| tables.elements.iter().filter(move |(s, _)| *s == set).map(|(_, e)| e);
         assert_eq!(of(Set::Trusted).next().unwrap().key, [0, 0, 1, 0]);

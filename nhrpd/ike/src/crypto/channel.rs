@@ -6,7 +6,7 @@ use aws_lc_rs::cipher::{
     DecryptionContext, EncryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey,
     UnboundCipherKey,
 };
-use aws_lc_rs::{cipher, constant_time, hmac};
+use aws_lc_rs::{aead, cipher, constant_time, hmac};
 use zeroize::Zeroizing;
 
 use super::algorithm::{Encryption, Integrity, Mode, SALT_LEN};
@@ -130,7 +130,7 @@ impl Channel {
 }
 
 enum Direction {
-    Aead { key: LessSafeKey, salt: [u8; SALT_LEN] },
+    Aead(Aead),
     Cbc(Box<Cbc>),
 }
 
@@ -147,9 +147,7 @@ impl Direction {
                 let (key, rest) = material.encryption.split_at(algorithm.key_len());
                 let mut salt = [0; SALT_LEN];
                 salt.copy_from_slice(rest);
-                #[allow(clippy::expect_used, reason = "fails only for another length than key_len")]
-                let key = UnboundKey::new(algorithm, key).expect("a key of the algorithm's length");
-                Self::Aead { key: LessSafeKey::new(key), salt }
+                Self::Aead(Aead { algorithm, key: Zeroizing::new(key.to_vec()), salt })
             }
             Mode::Cbc(algorithm) => Self::Cbc(Box::new(Cbc::new(algorithm, integrity, material))),
         }
@@ -158,7 +156,7 @@ impl Direction {
     /// Bytes of IV and check value.
     fn overhead(&self) -> usize {
         match self {
-            Self::Aead { key, .. } => IV_LEN + key.algorithm().tag_len(),
+            Self::Aead(aead) => IV_LEN + aead.algorithm.tag_len(),
             Self::Cbc(cbc) => BLOCK + cbc.tag_len,
         }
     }
@@ -166,7 +164,7 @@ impl Direction {
     /// Bytes of what a chain of `len` bytes becomes, behind the payload's header.
     fn sealed_len(&self, len: usize) -> usize {
         let padded = match self {
-            Self::Aead { .. } => len + 1,
+            Self::Aead(_) => len + 1,
             Self::Cbc(_) => (len + 1).next_multiple_of(BLOCK),
         };
         self.overhead() + padded
@@ -176,7 +174,7 @@ impl Direction {
     fn room(&self, len: usize) -> usize {
         let len = len.saturating_sub(self.overhead());
         let len = match self {
-            Self::Aead { .. } => len,
+            Self::Aead(_) => len,
             Self::Cbc(_) => len - len % BLOCK,
         };
         len.saturating_sub(1)
@@ -185,7 +183,7 @@ impl Direction {
     /// Appends padding, and Pad Length.
     fn pad(&self, plain: &mut Vec<u8>) {
         let padding = match self {
-            Self::Aead { .. } => 0,
+            Self::Aead(_) => 0,
             Self::Cbc(_) => (plain.len() + 1).next_multiple_of(BLOCK) - plain.len() - 1,
         };
         plain.resize(plain.len() + padding, 0);
@@ -196,10 +194,11 @@ impl Direction {
     /// another each time.
     fn seal(&self, counter: u64, message: &mut Vec<u8>, plain: &mut Vec<u8>) {
         match self {
-            Self::Aead { key, salt } => {
+            Self::Aead(aead) => {
                 let iv = counter.to_be_bytes();
                 #[allow(clippy::expect_used, reason = "fails only for more than 64 GiB")]
-                key.seal_in_place_append_tag(nonce(*salt, iv), Aad::from(&message[..]), plain)
+                aead.key()
+                    .seal_in_place_append_tag(nonce(aead.salt, iv), Aad::from(&message[..]), plain)
                     .expect("a datagram is not too long");
                 message.extend_from_slice(&iv);
                 message.extend_from_slice(plain);
@@ -218,11 +217,12 @@ impl Direction {
     /// Checks and decrypts.
     fn open(&self, associated: &[u8], body: &[u8]) -> Result<Secret, NotAuthentic> {
         match self {
-            Self::Aead { key, salt } => {
+            Self::Aead(aead) => {
                 let (iv, sealed) = body.split_first_chunk().ok_or(NotAuthentic)?;
                 let mut plain = Zeroizing::new(sealed.to_vec());
-                let len = key
-                    .open_in_place(nonce(*salt, *iv), Aad::from(associated), &mut plain)
+                let len = aead
+                    .key()
+                    .open_in_place(nonce(aead.salt, *iv), Aad::from(associated), &mut plain)
                     .map_err(|_| NotAuthentic)?
                     .len();
                 plain.truncate(len);
@@ -249,6 +249,22 @@ fn nonce(salt: [u8; SALT_LEN], iv: [u8; IV_LEN]) -> Nonce {
     nonce[..SALT_LEN].copy_from_slice(&salt);
     nonce[SALT_LEN..].copy_from_slice(&iv);
     Nonce::assume_unique_for_key(nonce)
+}
+
+/// The key itself: made ready for use it takes twenty times the room, and an SA is silent for nearly
+/// all of its life.
+struct Aead {
+    algorithm: &'static aead::Algorithm,
+    key: Secret,
+    salt: [u8; SALT_LEN],
+}
+
+impl Aead {
+    fn key(&self) -> LessSafeKey {
+        #[allow(clippy::expect_used, reason = "fails only for another length than key_len")]
+        let key = UnboundKey::new(self.algorithm, &self.key).expect("a key of the right length");
+        LessSafeKey::new(key)
+    }
 }
 
 /// AES-CBC (RFC 3602) and HMAC. aws-lc-rs has CBC with the padding of PKCS #7 only, and IKE's

@@ -61,7 +61,7 @@ impl Entry {
 
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    entries: BTreeMap<Key, Entry>,
+    entries: BTreeMap<Key, Box<Entry>>,
     by_peer: BTreeSet<(IpAddr, Key)>,
     by_nbma: BTreeSet<(Nbma, Key)>,
     /// How many entries have this prefix length (IPv6?, length): a lookup tries these only.
@@ -79,15 +79,15 @@ impl Cache {
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&Entry> {
-        self.entries.get(&key)
+        self.entries.get(&key).map(AsRef::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Entry> {
-        self.entries.get_mut(&key)
+        self.entries.get_mut(&key).map(AsMut::as_mut)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Entry)> {
-        self.entries.iter().map(|(k, e)| (*k, e))
+        self.entries.iter().map(|(k, e)| (*k, e.as_ref()))
     }
 
     fn insert(&mut self, key: Key, entry: Entry) {
@@ -95,11 +95,11 @@ impl Cache {
         self.by_peer.insert((entry.next_hop, key));
         self.by_nbma.insert((entry.nbma, key));
         *self.lengths.entry(length(key.0)).or_default() += 1;
-        self.entries.insert(key, entry);
+        self.entries.insert(key, Box::new(entry));
     }
 
     fn remove(&mut self, key: Key) -> Option<Entry> {
-        let entry = self.entries.remove(&key)?;
+        let entry = *self.entries.remove(&key)?;
         self.by_peer.remove(&(entry.next_hop, key));
         self.by_nbma.remove(&(entry.nbma, key));
         if let Some(count) = self.lengths.get_mut(&length(key.0)) {
@@ -113,7 +113,7 @@ impl Cache {
 
     /// What is known of exactly this prefix, up to `kind`.
     pub(super) fn at(&self, prefix: IpNet, kind: BindingKind) -> Option<(Key, &Entry)> {
-        self.entries.range((prefix, FIRST)..=(prefix, kind)).next().map(|(k, e)| (*k, e))
+        self.entries.range((prefix, FIRST)..=(prefix, kind)).next().map(|(k, e)| (*k, e.as_ref()))
     }
 
     pub(super) fn binding(&self, prefix: IpNet) -> Option<Binding> {

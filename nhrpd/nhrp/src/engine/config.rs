@@ -1,8 +1,8 @@
 //! What an engine is told at its start, and the types that its inputs are made of.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -44,8 +44,8 @@ impl From<IpAddr> for Nbma {
 pub enum Authorization {
     /// Anything: asked for by the configuration.
     Any,
-    /// Tunnel addresses and prefixes within these only.
-    Within(BTreeSet<IpNet>),
+    /// Tunnel addresses and prefixes within these only. Whoever keeps it shares it.
+    Within(Arc<[IpNet]>),
 }
 
 impl Authorization {

@@ -58,7 +58,6 @@ struct Scene {
     servers: BTreeMap<IpAddr, Nbma>,
     bindings: BTreeMap<IpNet, Binding>,
     sessions: Sessions,
-    transports: BTreeMap<PeerId, Transport>,
     lingering: BTreeMap<PeerId, Instant>,
     ids: [PeerId; 3],
 }
@@ -93,7 +92,7 @@ fn scene() -> Scene {
     };
     let mut sessions = Sessions::new(PORT);
     let ids = [1, 2, 3].map(|n| {
-        let allowed = [tunnel(n).into(), net(&format!("10.0.{n}.0/24"))];
+        let allowed = [net(&format!("10.0.{n}.0/24")), tunnel(n).into()];
         sessions.insert(Session {
             sa: None,
             tunnel: None,
@@ -105,14 +104,12 @@ fn scene() -> Scene {
             idle_deadline: None,
         })
     });
-    let transports = ids.map(|id| (id, Transport::Clear)).into();
     let servers = BTreeMap::from([(tunnel(1), nbma(1))]);
     let mut scene = Scene {
         config,
         servers,
         bindings: BTreeMap::new(),
         sessions,
-        transports,
         lingering: BTreeMap::new(),
         ids,
     };
@@ -135,12 +132,19 @@ impl Scene {
     }
 
     fn known(&self) -> Known<'_> {
-        let Self { config, servers, bindings, sessions, transports, lingering, .. } = self;
-        Known { config, servers, bindings, sessions, transports, lingering }
+        let Self { config, servers, bindings, sessions, lingering, .. } = self;
+        Known { config, servers, bindings, sessions, lingering }
+    }
+
+    /// With the keys of all sessions, and nothing looked at.
+    fn fresh(&self) -> Forwarding {
+        let mut forwarding = Forwarding::default();
+        self.sessions.iter().for_each(|(id, _)| forwarding.key(id, Transport::Clear));
+        forwarding
     }
 
     fn plan(&self) -> Plan {
-        let mut forwarding = Forwarding::default();
+        let mut forwarding = self.fresh();
         let Found { used, refused, .. } = forwarding.update(&self.known(), Touched::default());
         let used = used.into_iter().filter(|(_, used)| *used).map(|(id, _)| id).collect();
         Plan { desired: forwarding.desired, used, refused }
@@ -275,7 +279,7 @@ fn a_change_leads_where_the_whole_does() {
         let mut below = |limit: u32| rng.next_u32() % limit;
         let mut scene = scene();
         scene.config.multicast.extend([Member::Dynamic, Member::Nbma(nbma(3).address)]);
-        let mut forwarding = Forwarding::default();
+        let mut forwarding = scene.fresh();
         let mut used = BTreeSet::new();
         for _ in 0..60 {
             let n = below(4) as u8 + 1;
@@ -295,7 +299,6 @@ fn a_change_leads_where_the_whole_does() {
                         scene.lingering.insert(id, Instant::now());
                     }
                     sessions.remove(id);
-                    scene.transports.remove(&id);
                 }
                 2 => drop(sessions.relocate(id, place)),
                 3 => sessions.set_authorization(id, Authorization::Any),
@@ -310,7 +313,7 @@ fn a_change_leads_where_the_whole_does() {
                         since: Instant::now(),
                         idle_deadline: None,
                     });
-                    scene.transports.insert(id, Transport::Clear);
+                    forwarding.key(id, Transport::Clear);
                 }
                 5 => {
                     scene.bindings.remove(&net(&prefix));

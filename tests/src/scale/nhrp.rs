@@ -8,9 +8,9 @@ use nhrp::engine::{Authorization, Config, Engine, Limits, Nbma, Output, Server, 
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
 
-const HOLDING: Duration = Duration::from_secs(600);
+pub(super) const HOLDING: Duration = Duration::from_secs(600);
 
-struct NoTraffic;
+pub(super) struct NoTraffic;
 
 impl Usage for NoTraffic {
     fn packets(&self, _: IpNet) -> u64 {
@@ -18,25 +18,28 @@ impl Usage for NoTraffic {
     }
 }
 
-fn address(base: [u8; 4], n: u32) -> IpAddr {
+pub(super) fn address(base: [u8; 4], n: u32) -> IpAddr {
     Ipv4Addr::from(u32::from(Ipv4Addr::from(base)) + n).into()
 }
 
-fn underlay(n: u32) -> Nbma {
+pub(super) fn underlay(n: u32) -> Nbma {
     address([100, 64, 0, 1], n).into()
 }
 
-fn lan(n: u32) -> IpNet {
+pub(super) fn lan(n: u32) -> IpNet {
     let base = u32::from(Ipv4Addr::new(10, 0, 0, 0));
     Ipv4Net::new_assert(Ipv4Addr::from(base + (n << 6)), 26).into()
 }
 
+pub(super) fn tunnel(n: u32) -> IpAddr {
+    address([172, 16, 0, 1], n)
+}
+
 /// Node 0 is the hub.
-fn engine(n: u32, start: Instant) -> Engine {
-    let tunnel = |n| address([172, 16, 0, 1], n);
+pub(super) fn config(n: u32) -> Config {
     let hub = n == 0;
     let server = Server { address: tunnel(0), nbma: Some(underlay(0)), priority: 0, cluster: 0 };
-    let config = Config {
+    Config {
         address: IpNet::new(tunnel(n), 12).expect("12 bits are within 32"),
         nbma: Some(underlay(n).address),
         holding_time: HOLDING,
@@ -49,9 +52,12 @@ fn engine(n: u32, start: Instant) -> Engine {
         redirect: hub,
         shortcut: !hub,
         default_authorization: Some(Authorization::Any),
-        limits: Limits::default(),
-    };
-    Engine::new(config, start, &mut ChaCha12Rng::seed_from_u64(n.into()))
+        limits: Limits { cache_entries: 1 << 20, ..Limits::default() },
+    }
+}
+
+pub(super) fn engine(n: u32, start: Instant) -> Engine {
+    Engine::new(config(n), start, &mut ChaCha12Rng::seed_from_u64(n.into()))
 }
 
 /// Packets of an engine; its events are dropped.
