@@ -1,27 +1,31 @@
 //! The way back of [`super::segment`]: TCP segments that came out of the tunnel one after the
-//! other go to the kernel as one large packet.
+//! other, and UDP datagrams of one length, go to the kernel as one large packet.
 
 use super::ip::{self, Checksum, Header};
-use super::segment::Vnet;
+use super::segment::{Transport, Vnet};
+use super::tun::Offloads;
 
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 /// Flows that are collected at one time.
 const FLOWS: usize = 8;
 const LARGEST: usize = 65_535;
+/// Datagrams that the kernel takes in one piece (UDP_MAX_SEGMENTS before Linux 6.9).
+const DATAGRAMS: usize = 64;
 
 /// Collects segments; within one flow nothing overtakes.
 #[derive(Debug)]
 pub(crate) struct Coalescer {
     flows: [Flow; FLOWS],
     next: usize,
-    enabled: bool,
+    offloads: Offloads,
 }
 
 #[derive(Debug, Default)]
 struct Flow {
     /// The large packet so far; empty = this place is free.
     packet: Vec<u8>,
+    transport: Transport,
     ip_len: usize,
     header_len: usize,
     /// Payload bytes of each segment but the last.
@@ -32,36 +36,54 @@ struct Flow {
     closed: bool,
 }
 
-/// A TCP segment with payload, no flags but ACK and PSH, no IP options, no fragment.
+/// What may be joined with others: a TCP segment with payload and no flags but ACK and PSH, or a
+/// UDP datagram with payload and checksum; no IP options, no fragment.
 struct Segment {
+    transport: Transport,
     ip_len: usize,
     header_len: usize,
+    /// Only of TCP.
     sequence: u32,
     psh: bool,
 }
 
 impl Segment {
-    fn parse(header: &Header, packet: &[u8]) -> Option<Self> {
+    fn parse(transport: Transport, header: &Header, packet: &[u8]) -> Option<Self> {
         let ip_len = header.header_len;
         if header.fragment || (packet[0] >> 4 == 4 && ip_len != 20) {
             return None;
         }
-        let tcp: &[u8; 20] = packet.get(ip_len..)?.first_chunk()?;
-        let header_len = ip_len + usize::from(tcp[12] >> 4) * 4;
-        let plain = tcp[12] & 0x0f == 0 && tcp[13] & !PSH == ACK;
-        (plain && header_len >= ip_len + 20 && header_len < packet.len()).then(|| Self {
-            ip_len,
-            header_len,
-            sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-            psh: tcp[13] & PSH != 0,
-        })
+        let segment = match transport {
+            Transport::Tcp => {
+                let tcp: &[u8; 20] = packet.get(ip_len..)?.first_chunk()?;
+                let len = usize::from(tcp[12] >> 4) * 4;
+                let plain = tcp[12] & 0x0f == 0 && tcp[13] & !PSH == ACK && len >= 20;
+                plain.then(|| Self {
+                    transport,
+                    ip_len,
+                    header_len: ip_len + len,
+                    sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+                    psh: tcp[13] & PSH != 0,
+                })?
+            }
+            Transport::Udp => {
+                let udp: &[u8; 8] = packet.get(ip_len..)?.first_chunk()?;
+                let whole =
+                    usize::from(u16::from_be_bytes([udp[4], udp[5]])) == packet.len() - ip_len;
+                // One that may be cut needs the identification that its sender gave it.
+                let plain = whole && udp[6..] != [0, 0] && !header.fragmentable;
+                let header_len = ip_len + 8;
+                plain.then_some(Self { transport, ip_len, header_len, sequence: 0, psh: false })?
+            }
+        };
+        (segment.header_len < packet.len()).then_some(segment)
     }
 
     /// The kernel will compute the checksum of the large packet anew, so a wrong one must not
     /// be hidden by it.
     fn checksum_is_right(&self, packet: &[u8]) -> bool {
         Checksum::default()
-            .pseudo_header(packet, ip::TCP)
+            .pseudo_header(packet, self.transport.protocol())
             .number((packet.len() - self.ip_len) as u16)
             .bytes(&packet[self.ip_len..])
             .folded()
@@ -76,8 +98,9 @@ fn flow_of(packet: &[u8], ip_len: usize) -> (&[u8], &[u8]) {
 }
 
 impl Flow {
-    fn is_flow_of(&self, packet: &[u8], ip_len: usize) -> bool {
+    fn is_flow_of(&self, transport: Transport, packet: &[u8], ip_len: usize) -> bool {
         !self.packet.is_empty()
+            && self.transport == transport
             && self.ip_len == ip_len
             && self.packet[0] == packet[0]
             && flow_of(&self.packet, ip_len) == flow_of(packet, ip_len)
@@ -86,6 +109,7 @@ impl Flow {
     fn start(&mut self, segment: &Segment, packet: &[u8]) {
         self.packet.clear();
         self.packet.extend_from_slice(packet);
+        self.transport = segment.transport;
         self.ip_len = segment.ip_len;
         self.header_len = segment.header_len;
         self.size = packet.len() - segment.header_len;
@@ -96,7 +120,6 @@ impl Flow {
 
     fn takes(&self, segment: &Segment, packet: &[u8]) -> bool {
         let len = packet.len() - segment.header_len;
-        let tcp = self.ip_len;
         let same_ip = if packet[0] >> 4 == 4 {
             // TOS; DF; TTL
             self.packet[1] == packet[1]
@@ -106,22 +129,31 @@ impl Flow {
             // traffic class and flow label; hop limit
             self.packet[..4] == packet[..4] && self.packet[7] == packet[7]
         };
+        let tcp = self.ip_len;
+        let follows = match self.transport {
+            Transport::Udp => self.segments < DATAGRAMS,
+            Transport::Tcp => {
+                self.next_sequence == segment.sequence
+                    // acknowledgement; window; options
+                    && self.packet[tcp + 8..tcp + 12] == packet[tcp + 8..tcp + 12]
+                    && self.packet[tcp + 14..tcp + 16] == packet[tcp + 14..tcp + 16]
+                    && self.packet[tcp + 20..self.header_len] == packet[tcp + 20..self.header_len]
+            }
+        };
         !self.closed
             && self.header_len == segment.header_len
-            && self.next_sequence == segment.sequence
             && len <= self.size
             && self.packet.len() + len <= LARGEST
             && same_ip
-            // acknowledgement; window; options
-            && self.packet[tcp + 8..tcp + 12] == packet[tcp + 8..tcp + 12]
-            && self.packet[tcp + 14..tcp + 16] == packet[tcp + 14..tcp + 16]
-            && self.packet[tcp + 20..self.header_len] == packet[tcp + 20..self.header_len]
+            && follows
     }
 
     fn append(&mut self, segment: &Segment, packet: &[u8]) {
         let payload = &packet[segment.header_len..];
         self.packet.extend_from_slice(payload);
-        self.packet[self.ip_len + 13] |= packet[segment.ip_len + 13] & PSH;
+        if segment.psh {
+            self.packet[self.ip_len + 13] |= PSH;
+        }
         self.segments += 1;
         self.next_sequence = self.next_sequence.wrapping_add(payload.len() as u32);
         self.closed = segment.psh || payload.len() < self.size;
@@ -137,12 +169,18 @@ impl Flow {
             let v6 = self.packet[0] >> 4 == 6;
             let total = self.packet.len();
             ip::set_length(&mut self.packet, self.ip_len, total);
+            // Below 64 KiB.
+            let len = (total - self.ip_len) as u16;
+            if self.transport == Transport::Udp {
+                self.packet[self.ip_len + 4..][..2].copy_from_slice(&len.to_be_bytes());
+            }
             let pseudo = Checksum::default()
-                .pseudo_header(&self.packet, ip::TCP)
-                .number((total - self.ip_len) as u16)
+                .pseudo_header(&self.packet, self.transport.protocol())
+                .number(len)
                 .folded();
-            self.packet[self.ip_len + 16..self.ip_len + 18].copy_from_slice(&pseudo);
-            Vnet::tcp(v6, self.ip_len, self.header_len, self.size)
+            let field = self.ip_len + self.transport.checksum_offset();
+            self.packet[field..field + 2].copy_from_slice(&pseudo);
+            Vnet::large(self.transport, v6, self.ip_len, self.header_len, self.size)
         };
         write(&vnet, &self.packet);
         self.packet.clear();
@@ -150,9 +188,9 @@ impl Flow {
 }
 
 impl Coalescer {
-    /// `enabled`: the device takes large packets.
-    pub(crate) fn new(enabled: bool) -> Self {
-        Self { flows: Default::default(), next: 0, enabled }
+    /// `offloads`: which large packets the device takes.
+    pub(crate) fn new(offloads: Offloads) -> Self {
+        Self { flows: Default::default(), next: 0, offloads }
     }
 
     /// Takes a packet whose header is `header`, and writes what is ready.
@@ -162,12 +200,18 @@ impl Coalescer {
         packet: &[u8],
         write: &mut impl FnMut(&Vnet, &[u8]),
     ) {
-        if !self.enabled || header.protocol != ip::TCP || packet.len() < header.header_len + 20 {
+        let transport = match header.protocol {
+            ip::TCP if self.offloads.tso => Transport::Tcp,
+            ip::UDP if self.offloads.uso => Transport::Udp,
+            _ => return write(&Vnet::default(), packet),
+        };
+        if packet.len() < header.header_len + 4 {
             return write(&Vnet::default(), packet);
         }
-        let known = self.flows.iter().position(|flow| flow.is_flow_of(packet, header.header_len));
-        let segment =
-            Segment::parse(header, packet).filter(|segment| segment.checksum_is_right(packet));
+        let same = |flow: &Flow| flow.is_flow_of(transport, packet, header.header_len);
+        let known = self.flows.iter().position(same);
+        let segment = Segment::parse(transport, header, packet)
+            .filter(|segment| segment.checksum_is_right(packet));
         match (known, segment) {
             (Some(known), Some(segment)) => {
                 let flow = &mut self.flows[known];
@@ -206,6 +250,7 @@ impl Coalescer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ip::tests::{udp, udp6};
     use super::super::segment::Segments;
     use super::*;
     use etherparse::PacketBuilder;
@@ -233,7 +278,7 @@ mod tests {
 
     /// What the kernel makes of the writes: packets as small as those that came.
     fn pass(packets: &[Vec<u8>]) -> (Vec<Vec<u8>>, usize) {
-        let mut coalescer = Coalescer::new(true);
+        let mut coalescer = Coalescer::new(Offloads { tso: true, uso: true });
         let mut written = Vec::new();
         let mut write = |vnet: &Vnet, packet: &[u8]| written.push((*vnet, packet.to_vec()));
         for packet in packets {
@@ -310,6 +355,46 @@ mod tests {
         let (out, writes) = pass(&packets);
         assert_eq!(writes, 2);
         assert_eq!(out, packets);
+    }
+
+    /// Datagram `n` of a flow, with `len` bytes of payload.
+    fn datagram(v6: bool, n: u8, len: usize) -> Vec<u8> {
+        if v6 {
+            return udp6("fd00::1", "fd00::2", 64, &vec![n; len]);
+        }
+        let mut packet = udp([10, 0, 0, 1], [10, 0, 0, 2], 64, &vec![n; len]);
+        packet[4..6].fill(0);
+        let len = packet.len();
+        ip::set_length(&mut packet, 20, len);
+        packet
+    }
+
+    #[test]
+    fn datagrams_of_one_length_are_one_write_which_a_shorter_one_ends() {
+        for v6 in [false, true] {
+            let lengths = [64; 20].into_iter().chain([10, 64, 64, 65]);
+            let packets: Vec<_> = (0..).zip(lengths).map(|(n, len)| datagram(v6, n, len)).collect();
+            let (out, writes) = pass(&packets);
+            assert_eq!((out, writes), (packets, 3));
+        }
+        let packets: Vec<_> = (0..100).map(|n| datagram(false, n, 8)).collect();
+        assert_eq!(pass(&packets), (packets, 2));
+    }
+
+    #[test]
+    fn datagrams_without_checksum_or_that_may_be_cut_stay_alone() {
+        let change = |how: fn(&mut Vec<u8>)| {
+            let mut packets: Vec<_> = (0..5).map(|n| datagram(false, n, 64)).collect();
+            packets.iter_mut().for_each(how);
+            let (out, writes) = pass(&packets);
+            assert_eq!((out, writes), (packets, 5));
+        };
+        change(|packet| packet[26..28].fill(0));
+        change(|packet| {
+            packet[6] = 0;
+            ip::set_length(packet, 20, 20 + 8 + 64);
+        });
+        change(|packet| packet[30] ^= 1);
     }
 
     proptest! {

@@ -144,7 +144,6 @@ impl<'a> Egress<'a> {
                 }
             }
         }
-        drop(sender);
         path.session.counters.sent(segments.count() as u64, bytes);
     }
 

@@ -143,7 +143,7 @@ impl<'a> Ingress<'a> {
         Self {
             core,
             outbox: Outbox::new(core.sockets.clone(), core.drops.clone()),
-            coalescer: Coalescer::new(core.tun.offloads().tso),
+            coalescer: Coalescer::new(core.tun.offloads()),
             scratch: vec![0; HEADROOM + BUFFER + 64],
             now,
             handshakes: PerSource::new(1024, HANDSHAKES.0, HANDSHAKES.1, now),

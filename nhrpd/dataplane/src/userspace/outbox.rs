@@ -45,9 +45,9 @@ impl Outbox {
     /// `len` bytes for the next datagram; they count once [`Self::commit`] was called.
     pub(crate) fn slot(&mut self, len: usize) -> &mut [u8] {
         if self.buffer.len() < self.used + len {
-            self.flush();
-            if self.buffer.len() < len {
-                self.buffer.resize(len, 0);
+            self.make_room();
+            if self.buffer.len() < self.used + len {
+                self.buffer.resize(self.used + len, 0);
             }
         }
         &mut self.buffer[self.used..self.used + len]
@@ -70,6 +70,17 @@ impl Outbox {
         }
         let room = self.sockets.segments(to, len).saturating_sub(1);
         self.runs.push(Run { to, start, end: self.used, segment: len, room });
+    }
+
+    /// Sends all but a last run that may still grow: each send costs as much, however small.
+    fn make_room(&mut self) {
+        let growing = self.runs.pop_if(|run| run.room > 0 && run.start > 0);
+        self.flush();
+        if let Some(run) = growing {
+            self.buffer.copy_within(run.start..run.end, 0);
+            self.used = run.end - run.start;
+            self.runs.push(Run { start: 0, end: self.used, ..run });
+        }
     }
 
     /// Sends all.

@@ -53,17 +53,52 @@ impl Vnet {
         bytes
     }
 
-    /// A TCP packet that the kernel may cut into segments of `gso_size` payload bytes; its
-    /// checksum field holds the sum of the pseudo-header.
-    pub(crate) fn tcp(v6: bool, ip_len: usize, header_len: usize, gso_size: usize) -> Self {
+    /// A packet that the kernel may cut into segments of `gso_size` payload bytes; its checksum
+    /// field holds the sum of the pseudo-header.
+    pub(crate) fn large(
+        transport: Transport,
+        v6: bool,
+        ip_len: usize,
+        header_len: usize,
+        gso_size: usize,
+    ) -> Self {
         // All below 64 KiB: they are offsets in one packet.
         Self {
             flags: NEEDS_CHECKSUM,
-            gso_type: if v6 { GSO_TCP6 } else { GSO_TCP4 },
+            gso_type: match (transport, v6) {
+                (Transport::Tcp, false) => GSO_TCP4,
+                (Transport::Tcp, true) => GSO_TCP6,
+                (Transport::Udp, _) => GSO_UDP,
+            },
             header_len: header_len as u16,
             gso_size: gso_size as u16,
             checksum_start: ip_len as u16,
-            checksum_offset: 16,
+            checksum_offset: transport.checksum_offset() as u16,
+        }
+    }
+}
+
+/// What large packets are made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Transport {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    pub(crate) fn protocol(self) -> u8 {
+        match self {
+            Self::Tcp => ip::TCP,
+            Self::Udp => ip::UDP,
+        }
+    }
+
+    /// Where the checksum lies in its header.
+    pub(crate) fn checksum_offset(self) -> usize {
+        match self {
+            Self::Tcp => 16,
+            Self::Udp => 6,
         }
     }
 }
@@ -81,7 +116,7 @@ struct Cut {
     ip_len: usize,
     header_len: usize,
     size: usize,
-    udp: bool,
+    transport: Transport,
     ecn: bool,
     /// Sum of the pseudo-header without the length.
     pseudo: Checksum,
@@ -97,7 +132,7 @@ impl Segments {
         }
         let start = usize::from(vnet.checksum_start);
         let field = start + usize::from(vnet.checksum_offset);
-        let udp = match vnet.gso_type & !GSO_ECN {
+        let transport = match vnet.gso_type & !GSO_ECN {
             GSO_NONE => {
                 if vnet.flags & NEEDS_CHECKSUM != 0 {
                     if start < header.header_len || field + 2 > packet.len() {
@@ -112,30 +147,31 @@ impl Segments {
                 }
                 return Some(Self { len: packet.len(), cut: None });
             }
-            GSO_TCP4 | GSO_TCP6 => false,
-            GSO_UDP => true,
+            GSO_TCP4 | GSO_TCP6 => Transport::Tcp,
+            GSO_UDP => Transport::Udp,
             _ => return None,
         };
         // The kernel's hdr_len may be that of the whole first segment when it forwards.
-        let transport_len = if udp { 8 } else { usize::from(*packet.get(start + 12)? >> 4) * 4 };
+        let (least, transport_len) = match transport {
+            Transport::Tcp => (20, usize::from(*packet.get(start + 12)? >> 4) * 4),
+            Transport::Udp => (8, 8),
+        };
         let header_len = start + transport_len;
-        let expected = if udp { 6 } else { 16 };
         if start < header.header_len
-            || (!udp && transport_len < 20)
-            || usize::from(vnet.checksum_offset) != expected
+            || transport_len < least
+            || usize::from(vnet.checksum_offset) != transport.checksum_offset()
             || header_len > packet.len()
             || vnet.gso_size == 0
         {
             return None;
         }
-        let protocol = if udp { ip::UDP } else { ip::TCP };
         let cut = Cut {
             ip_len: start,
             header_len,
             size: usize::from(vnet.gso_size),
-            udp,
+            transport,
             ecn: vnet.gso_type & GSO_ECN != 0,
-            pseudo: Checksum::default().pseudo_header(packet, protocol),
+            pseudo: Checksum::default().pseudo_header(packet, transport.protocol()),
         };
         Some(Self { len: packet.len(), cut: Some(cut) })
     }
@@ -173,25 +209,25 @@ impl Segments {
 
         let transport = &mut out[cut.ip_len..];
         let transport_len = transport.len() as u16;
-        let field = if cut.udp {
-            transport[4..6].copy_from_slice(&transport_len.to_be_bytes());
-            6
-        } else {
-            let sequence = [transport[4], transport[5], transport[6], transport[7]];
-            let sequence = u32::from_be_bytes(sequence).wrapping_add((index * cut.size) as u32);
-            transport[4..8].copy_from_slice(&sequence.to_be_bytes());
-            if end != self.len {
-                transport[TCP_FLAGS] &= !(FIN | PSH);
+        match cut.transport {
+            Transport::Udp => transport[4..6].copy_from_slice(&transport_len.to_be_bytes()),
+            Transport::Tcp => {
+                let sequence = [transport[4], transport[5], transport[6], transport[7]];
+                let sequence = u32::from_be_bytes(sequence).wrapping_add((index * cut.size) as u32);
+                transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+                if end != self.len {
+                    transport[TCP_FLAGS] &= !(FIN | PSH);
+                }
+                // RFC 3168 §6.1.2: CWR is said once.
+                if index > 0 && cut.ecn {
+                    transport[TCP_FLAGS] &= !CWR;
+                }
             }
-            // RFC 3168 §6.1.2: CWR is said once.
-            if index > 0 && cut.ecn {
-                transport[TCP_FLAGS] &= !CWR;
-            }
-            16
-        };
+        }
+        let field = cut.transport.checksum_offset();
         transport[field..field + 2].fill(0);
         let mut sum = cut.pseudo.number(transport_len).bytes(transport).finish();
-        if cut.udp && sum == [0, 0] {
+        if cut.transport == Transport::Udp && sum == [0, 0] {
             sum = [0xff, 0xff];
         }
         transport[field..field + 2].copy_from_slice(&sum);
@@ -279,7 +315,7 @@ mod tests {
 
     #[test]
     fn vnet_header_round_trip() {
-        let vnet = Vnet::tcp(true, 40, 72, 1400);
+        let vnet = Vnet::large(Transport::Tcp, true, 40, 72, 1400);
         assert_eq!(Vnet::decode(&vnet.encode()), vnet);
     }
 
@@ -289,7 +325,7 @@ mod tests {
             let payload: Vec<u8> = (0..4000u32).map(|n| (n * 7) as u8).collect();
             let packet = tcp(v6, &payload);
             let ip_len = if v6 { 40 } else { 20 };
-            let segments = cut(Vnet::tcp(v6, ip_len, 0, 1400), &packet);
+            let segments = cut(Vnet::large(Transport::Tcp, v6, ip_len, 0, 1400), &packet);
             assert_eq!(segments.len(), 3);
             let mut joined = Vec::new();
             for (i, segment) in segments.iter().enumerate() {
@@ -311,8 +347,7 @@ mod tests {
             udp6("fd00::1", "fd00::2", 64, &[9; 2500]),
         ] {
             let ip_len = if packet[0] >> 4 == 4 { 20 } else { 40 };
-            let vnet =
-                Vnet { gso_type: GSO_UDP, checksum_offset: 6, ..Vnet::tcp(false, ip_len, 0, 1000) };
+            let vnet = Vnet::large(Transport::Udp, false, ip_len, 0, 1000);
             let segments = cut(vnet, &packet);
             let lengths: Vec<_> = segments.iter().map(|s| s.len() - ip_len - 8).collect();
             assert_eq!(lengths, [1000, 1000, 500]);
