@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail};
 use dataplane::DataPlane;
 use dataplane::underlay::{self, Underlay};
+use dataplane::userspace::aes_in_hardware;
 use ike::psk::SharedKeys;
 use ike::{EspCipher, EspProposal, TunnelKind};
 use ipnet::IpNet;
@@ -284,6 +285,9 @@ fn tunnels(mode: Option<config::Tunnels>) -> Vec<TunnelKind> {
         None => Vec::new(),
         Some(config::Tunnels::Esp) => vec![TunnelKind::Esp],
         Some(config::Tunnels::WireGuard) => vec![TunnelKind::WireGuard],
+        Some(config::Tunnels::Auto) if aes_in_hardware() => {
+            vec![TunnelKind::Esp, TunnelKind::WireGuard]
+        }
         Some(config::Tunnels::Auto) => vec![TunnelKind::WireGuard, TunnelKind::Esp],
     }
 }

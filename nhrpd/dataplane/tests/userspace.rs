@@ -74,9 +74,11 @@ async fn tcp_streams_arrive_unchanged() {
 async fn esp_carries_what_wireguard_carries() {
     for cipher in [EspCipher::Aes128Gcm16, EspCipher::Aes256Gcm16, EspCipher::ChaCha20Poly1305] {
         let internet = Internet::new();
-        let (a, mut b, id) = esp_pair(&internet, cipher).await;
+        let (mut a, mut b, id) = esp_pair(&internet, cipher).await;
         assert_eq!(a.ping("-s 1384 -M do 172.16.0.2", 3), 3);
         assert_eq!(b.ping("fd00::1", 3), 3);
+        a.wait_up(id).await;
+        b.wait_up(id).await;
         streams_arrive_unchanged(&a, &b);
         a.plane.send_nhrp(id, b"registration");
         let nhrp = |event: &Event| matches!(event, Event::Nhrp { .. }).then(|| event.clone());

@@ -554,7 +554,9 @@ impl Overlay {
         let up = |id: PeerId| self.sessions.get(id).is_some_and(|session| session.up);
         let twins = self.sessions.twins(id);
         if !up(id) && twins.iter().any(|&twin| up(twin)) {
-            // One of two that crossed, and not the one that lives.
+            // One of two that crossed, and not the one that lives. The peer may have begun to send
+            // with it.
+            self.lingering.insert(id, now + LINGER);
             self.forget_session(now, id, reason);
             return;
         }

@@ -119,6 +119,23 @@ fn both_sides_begin_at_the_same_moment() {
     }
 }
 
+/// On a network whose delay varies, key exchanges of the two sides meet at every possible place.
+#[test]
+fn key_exchanges_that_cross_lose_nothing() {
+    for seed in 0..12 {
+        let weather = Weather { jitter: ms(15), ..fair() };
+        let (mut sim, nodes) = settled_in(&domain(), seed, weather, 2);
+        let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
+        for (from, to) in [(a, b), (b, a)] {
+            sim.flow(from, hosts(from, to), ms(1), 1000);
+            sim.run_for(ms(seed * 3));
+        }
+        sim.run_for(secs(4));
+        let lost = sim.fates().iter().filter(|fate| fate.arrival.is_none()).count();
+        assert_eq!(lost, 0, "seed {seed}");
+    }
+}
+
 #[test]
 fn ten_spokes_talk_each_to_each_at_the_same_moment() {
     let (mut sim, nodes) = settled(1, 10);

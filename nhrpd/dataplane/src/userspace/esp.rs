@@ -23,6 +23,24 @@ use super::ip;
 pub const CIPHERS: [EspCipher; 3] =
     [EspCipher::Aes256Gcm16, EspCipher::Aes128Gcm16, EspCipher::ChaCha20Poly1305];
 
+/// Whether this processor has instructions for AES and GCM. Without them ChaCha20-Poly1305, and so
+/// WireGuard, is the faster one.
+pub fn aes_in_hardware() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let (aes, gcm) = (
+        std::arch::is_x86_feature_detected!("aes"),
+        std::arch::is_x86_feature_detected!("pclmulqdq"),
+    );
+    #[cfg(target_arch = "aarch64")]
+    let (aes, gcm) = (
+        std::arch::is_aarch64_feature_detected!("aes"),
+        std::arch::is_aarch64_feature_detected!("pmull"),
+    );
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let (aes, gcm) = (false, false);
+    aes && gcm
+}
+
 /// Bytes before the payload: SPI, sequence number, IV.
 pub(crate) const FRONT: usize = 16;
 /// Most bytes behind it: padding to a multiple of four, its length, next header, ICV.

@@ -52,7 +52,7 @@ use segment::Vnet;
 use socket::Sockets;
 use tun::Tun;
 
-pub use esp::CIPHERS as ESP_CIPHERS;
+pub use esp::{CIPHERS as ESP_CIPHERS, aes_in_hardware};
 
 /// What the userspace data plane is told at its start.
 #[derive(Debug, Clone)]

@@ -54,11 +54,10 @@ pub(crate) struct Path {
 impl Path {
     /// Begins a batch.
     pub(crate) fn sender<'a>(&'a self, outbox: &'a mut Outbox) -> Sender<'a> {
-        let state = self.session.lock();
         let way = match &self.session.protection {
-            Protection::Clear => Way::Clear(state.endpoint),
-            Protection::Esp { sealer, .. } => Way::Esp(sealer, state.endpoint),
-            Protection::WireGuard { .. } => Way::WireGuard(state),
+            Protection::Clear => Way::Clear(self.session.lock().endpoint),
+            Protection::Esp { sealer, .. } => Way::Esp(sealer, self.session.lock().endpoint),
+            Protection::WireGuard { .. } => Way::WireGuard(&self.session),
         };
         Sender { headers: &self.headers, way, outbox }
     }
@@ -90,7 +89,8 @@ pub(crate) struct Sender<'a> {
 enum Way<'a> {
     Clear(SocketAddr),
     Esp(&'a Sealer, SocketAddr),
-    WireGuard(MutexGuard<'a, State>),
+    /// Locked for one packet at a time: what is received meanwhile must not wait for a batch.
+    WireGuard(&'a Session),
 }
 
 impl Sender<'_> {
@@ -139,7 +139,7 @@ impl Sender<'_> {
         len: usize,
     ) -> Result<(), Reason> {
         let begin = self.headers.len();
-        let Way::WireGuard(state) = &mut self.way else {
+        let Way::WireGuard(session) = self.way else {
             return self
                 .send(protocol, len, &mut [], |room| {
                     room.copy_from_slice(&buffer[begin..begin + len]);
@@ -150,7 +150,7 @@ impl Sender<'_> {
         self.headers.write(buffer, protocol, len);
         let padded = (begin + len).next_multiple_of(PADDING);
         buffer[begin + len..padded].fill(0);
-        state.seal(&buffer[..padded], self.outbox)
+        session.lock().seal(&buffer[..padded], self.outbox)
     }
 }
 
@@ -188,6 +188,8 @@ impl std::fmt::Debug for Session {
 pub(crate) struct State {
     endpoint: SocketAddr,
     reported_endpoint: SocketAddr,
+    life: Life,
+    reported: Life,
     tunnel: Option<Tunnel>,
     /// ESP: the control plane was asked for a successor.
     expiring: bool,
@@ -199,8 +201,6 @@ struct Tunnel {
     tunn: Box<Tunn>,
     initiate: bool,
     created: Instant,
-    life: Life,
-    reported: Life,
     /// boringtun has keys to seal with.
     ready: bool,
     /// An initiation of ours has no answer yet.
@@ -246,8 +246,6 @@ impl Session {
                     tunn: Box::new(tunn),
                     initiate: *initiate,
                     created: now,
-                    life: Life::New,
-                    reported: Life::New,
                     ready: false,
                     attempting: false,
                     retry_at: now + FIRST_RETRY,
@@ -272,6 +270,8 @@ impl Session {
         let state = State {
             endpoint,
             reported_endpoint: endpoint,
+            life: Life::New,
+            reported: Life::New,
             tunnel,
             expiring: false,
             keepalive: keepalive.map(|interval| (interval, now + interval, 0)),
@@ -308,6 +308,7 @@ impl Session {
                 if result.is_ok() {
                     // RFC 7296 §2.23: the address follows authenticated packets.
                     state.endpoint = from;
+                    state.life = Life::Up;
                 }
                 (result, state)
             }
@@ -360,7 +361,7 @@ impl State {
             }
             tunnel.queue.push_back(plain.to_vec());
             // Before the first handshake it is the initiator's turn.
-            if tunnel.initiate || tunnel.life != Life::New {
+            if tunnel.initiate || self.life != Life::New {
                 tunnel.initiate(self.endpoint, false, outbox);
             }
             return Ok(());
@@ -421,6 +422,7 @@ impl State {
             RESPONSE | DATA => {
                 self.endpoint = from;
                 tunnel.attempting &= kind == DATA;
+                self.life = Life::Up;
                 tunnel.established(from, outbox);
             }
             _ => {}
@@ -456,14 +458,14 @@ impl State {
         };
         tunnel.ready = tunnel.tunn.time_since_last_handshake().is_some();
         let unanswered = idle_too_long && tunnel.attempting;
-        let never_asked = tunnel.life == Life::New
+        let never_asked = self.life == Life::New
             && !tunnel.initiate
             && now.duration_since(tunnel.created) >= ATTEMPT;
         if unanswered || never_asked {
-            tunnel.life = Life::Down;
+            self.life = Life::Down;
             tunnel.attempting = false;
             tunnel.queue.clear();
-        } else if tunnel.life == Life::New
+        } else if self.life == Life::New
             && tunnel.attempting
             && now >= tunnel.retry_at
             && tunnel.retry_after < LAST_RETRY
@@ -476,15 +478,13 @@ impl State {
 
     /// Tells the control plane what it does not know yet; `send` says whether it was taken.
     fn report(&mut self, peer: PeerId, mut send: impl FnMut(Event) -> bool) {
-        if let Some(tunnel) = &mut self.tunnel
-            && tunnel.life != tunnel.reported
-        {
-            let event = match tunnel.life {
+        if self.life != self.reported {
+            let event = match self.life {
                 Life::Down => Event::Down { peer },
                 Life::New | Life::Up => Event::Up { peer },
             };
             if send(event) {
-                tunnel.reported = tunnel.life;
+                self.reported = self.life;
             }
         }
         if self.endpoint != self.reported_endpoint
@@ -496,8 +496,7 @@ impl State {
 
     /// Whether [`Self::report`] has something to say.
     fn has_news(&self) -> bool {
-        self.endpoint != self.reported_endpoint
-            || self.tunnel.as_ref().is_some_and(|tunnel| tunnel.life != tunnel.reported)
+        self.endpoint != self.reported_endpoint || self.life != self.reported
     }
 }
 
@@ -524,7 +523,6 @@ impl Tunnel {
 
     /// The peer proved that it has the keys.
     fn established(&mut self, endpoint: SocketAddr, outbox: &mut Outbox) {
-        self.life = Life::Up;
         if self.ready {
             return;
         }
