@@ -14,7 +14,7 @@ const NODES: [&str; 3] = ["hub", "a", "b"];
 pub enum Contender {
     /// No tunnel: the links themselves.
     Plain,
-    /// This project, userspace data plane; the value of `security.transport`.
+    /// This project, userspace data plane; the value of `security.mode`.
     Nhrpd(&'static str),
     /// A WireGuard program that is set up with `wg`: its command line, to which the device's name
     /// is added.
@@ -38,7 +38,7 @@ impl Contender {
         Self::Nhrpd("esp"),
         Self::Nhrpd("wireguard"),
         Self::WireGuard("boringtun-cli --foreground --disable-drop-privileges"),
-        Self::WireGuard("gotatun-cli --foreground --disable-drop-privileges"),
+        Self::WireGuard("gotatun --foreground --disable-drop-privileges"),
         Self::WireGuard("wireguard-go --foreground"),
     ];
 
@@ -46,7 +46,7 @@ impl Contender {
     pub fn name(self) -> String {
         match self {
             Self::Plain => "veth, no tunnel".into(),
-            Self::Nhrpd(transport) => format!("nhrpd {transport}"),
+            Self::Nhrpd(mode) => format!("nhrpd {mode}"),
             Self::WireGuard(command) => program(command).into(),
         }
     }
@@ -107,14 +107,14 @@ impl Contender {
                 2 => "    routes: { default: 10.1.0.1 }\n",
                 _ => "    routes: { default: 10.2.0.1 }\n",
             };
-            if let Self::Nhrpd(transport) = self {
+            if let Self::Nhrpd(mode) = self {
                 let role = match n {
                     1 => "nhrp: { registrations: accept, redirect: false }".to_owned(),
                     _ => format!("nhs: [{{ address: 172.16.0.1, nbma: 10.{}.0.1 }}]", n - 1),
                 };
                 let security = format!(
                     "{{ certificate: node.crt, private-key: node.key, ca: ca.crt, \
-                     transport: {transport} }}"
+                     mode: {mode} }}"
                 );
                 text += &format!(
                     "    files:

@@ -46,10 +46,11 @@ const fn metric(key: &'static str, title: &'static str, unit: &'static str, more
 /// no CPU and memory.
 pub type Sample = BTreeMap<&'static str, f64>;
 
-/// Measures everything.
+/// Measures what has one of these keys, or everything.
 pub(super) fn all(
     scene: &Scene,
     time: Duration,
+    keys: &[String],
     mut progress: impl FnMut(&str),
 ) -> Result<Sample, String> {
     let node = |name| scene.lab.node(name).map_err(|error| error.to_string());
@@ -63,7 +64,8 @@ pub(super) fn all(
         node.until(["ss", "-Htln"], Duration::from_secs(10), listens)
             .map_err(|error| error.to_string())?;
     }
-    for metric in METRICS {
+    let wanted = |metric: &Metric| keys.is_empty() || keys.iter().any(|key| key == metric.key);
+    for metric in METRICS.into_iter().filter(wanted) {
         let tcp = |more: &[&str]| tcp(a, to_hub, time, more);
         let figure = match metric.key {
             "tcp1_up" => {

@@ -25,6 +25,8 @@ pub use report::{Results, plot, table};
 pub struct Plan {
     /// Who takes part.
     pub contenders: Vec<Contender>,
+    /// [`Metric::key`] of what is measured; all where it is empty.
+    pub measure: Vec<String>,
     /// How often everything is measured.
     pub rounds: u32,
     /// How long each load runs, seconds.
@@ -43,8 +45,10 @@ pub fn run(plan: &Plan, peers: &Path, mut progress: impl FnMut(&str)) -> Result<
             progress(&format!("{who}: starting"));
             let scene = contender.start(peers).map_err(|error| format!("{who}: {error}"))?;
             let seconds = Duration::from_secs(plan.seconds.into());
-            let sample = measure::all(&scene, seconds, |what| progress(&format!("{who}: {what}")))
-                .map_err(|error| format!("{who}: {error}"))?;
+            let sample = measure::all(&scene, seconds, &plan.measure, |what| {
+                progress(&format!("{who}: {what}"));
+            });
+            let sample = sample.map_err(|error| format!("{who}: {error}"))?;
             results.add(contender.name(), sample);
         }
     }

@@ -64,6 +64,9 @@ pub(super) fn value(figure: f64, unit: &str) -> String {
 pub fn table(results: &Results, to: &str) -> String {
     let mut text = String::new();
     for metric in METRICS {
+        if !results.order.iter().any(|contender| results.values(contender, metric).is_some()) {
+            continue;
+        }
         let better = if metric.more { "more is better" } else { "less is better" };
         let _ = writeln!(text, "\n### {} ({}, {better})\n", metric.title, metric.unit);
         let _ = writeln!(text, "| | median | lowest to highest | times as good as {to} |");

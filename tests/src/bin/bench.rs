@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use overlay_tests::bench::{self, Contender, Plan};
+use overlay_tests::bench::{self, Contender, METRICS, Plan};
 
 /// Measures this project's userspace data plane beside other userspace tunnels, in turn.
 #[derive(Debug, Parser)]
@@ -19,6 +19,9 @@ struct Arguments {
     /// Only contenders whose name contains one of these words.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Only these figures, by their keys in bench.json, such as tcp1_up,udp64.
+    #[arg(long, value_delimiter = ',')]
+    measure: Vec<String>,
     /// Contender that ratios are to.
     #[arg(long, default_value = "boringtun-cli")]
     against: String,
@@ -26,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value = "target/peers/bin")]
     peers: PathBuf,
     /// Folder for bench.json, bench.md and the plots.
-    #[arg(long, default_value = "target/bench")]
+    #[arg(long, default_value = "target/bench", overrides_with = "out")]
     out: PathBuf,
 }
 
@@ -50,7 +53,19 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         let known = Contender::ALL.map(Contender::name).join(", ");
         return Err(format!("no contender has such a name; known are: {known}"));
     }
-    let plan = Plan { contenders, rounds: arguments.rounds, seconds: arguments.seconds };
+    let known = |key: &&String| METRICS.iter().any(|metric| metric.key == **key);
+    if let Some(unknown) = arguments.measure.iter().find(|key| !known(key)) {
+        let known = METRICS.map(|metric| metric.key).join(", ");
+        return Err(format!("{unknown} is not measured; known are: {known}"));
+    }
+    let plan = Plan {
+        contenders,
+        measure: arguments.measure.clone(),
+        rounds: arguments.rounds,
+        seconds: arguments.seconds,
+    };
+    let load = || fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let before = load();
     let results = bench::run(&plan, &arguments.peers, |step| eprintln!("{step}"))?;
     let out = &arguments.out;
     let write = |name: &str, text: &str| {
@@ -58,15 +73,33 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
     };
     fs::create_dir_all(out).map_err(|error| format!("cannot make {}: {error}", out.display()))?;
-    let table = bench::table(&results, &arguments.against);
+    let (rounds, seconds) = (arguments.rounds, arguments.seconds);
+    let table = format!(
+        "# What was measured\n\n{}. {rounds} rounds of {seconds} s each. Load of the machine (1, 5 and \
+         15 minutes) when the run began: {}.\n{}",
+        machine(),
+        before.split_whitespace().take(3).collect::<Vec<_>>().join(", "),
+        bench::table(&results, &arguments.against)
+    );
     let json = serde_json::to_string_pretty(&results).map_err(|error| error.to_string())?;
     write("bench.json", &json)?;
     write("bench.md", &table)?;
-    for key in ["tcp1_up", "udp64", "tcp1_forward"] {
+    for key in ["tcp1_up", "tcp1_forward", "udp64", "ping_p99"] {
         if let Some(svg) = bench::plot(&results, key) {
             write(&format!("{key}.svg"), &svg)?;
         }
     }
     println!("{table}\nThe same as files: {}", out.display());
     Ok(())
+}
+
+/// Processor, cores and kernel.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processor = read("/proc/cpuinfo");
+    let of =
+        |line: &str| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned());
+    let model = processor.lines().find_map(of).unwrap_or_else(|| "unknown processor".into());
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    format!("{model}, {cores} cores, Linux {}", read("/proc/sys/kernel/osrelease").trim())
 }
