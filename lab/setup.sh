@@ -36,6 +36,28 @@ packages() {
         give_up "could not install: ${missing[*]}"
 }
 
+# apt's own user cannot read where we unpack.
+fetch() { apt-get -o APT::Sandbox::User=root download -q "$1"; }
+
+# unpacked PROGRAM:PACKAGE:WHY  puts a program into PATH without installing its package, which would start a service.
+unpacked() {
+    local program=${1%%:*} rest=${1#*:} folder
+    local package=${rest%%:*}
+    command -v "$program" >/dev/null && return
+    folder=${XDG_CACHE_HOME:-$HOME/.cache}/nhrpd-debian/$package
+    if [ ! -e "$folder/usr/bin/$program" ]; then
+        say "fetching the Debian package $package (${rest#*:})"
+        rm -rf "$folder" && mkdir -p "$folder/fetched" &&
+            (
+                cd "$folder/fetched" &&
+                    { fetch "$package" || { apt_update && fetch "$package"; }; } &&
+                    dpkg-deb -x ./*.deb "$folder"
+            ) || give_up "could not fetch $package"
+        rm -r "$folder/fetched"
+    fi
+    PATH=$PATH:$folder/usr/bin
+}
+
 needs_of_the_lab() {
     command -v cargo >/dev/null || give_up "no cargo; install Rust first: https://rustup.rs"
     packages \

@@ -9,6 +9,7 @@ mod machine;
 mod paths;
 mod probe;
 mod routes;
+mod ruleset;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -82,8 +83,9 @@ pub(crate) fn examine(arguments: &Doctor, socket: &Path) -> Report {
     // What the daemon complains of is told last: the cause, where it is found here, stands before.
     let mut complaints = Vec::new();
     let told = daemon::ask(Client::connect(socket), &mut complaints);
-    let mut checks = machine::abilities();
-    match config::load(&arguments.config) {
+    let loaded = config::load(&arguments.config);
+    let mut checks = machine::abilities(loaded.as_ref().ok());
+    match loaded {
         Ok(config) => {
             let file = arguments.config.display();
             checks.push(Check::ok("configuration", format!("{file} is good")));
@@ -112,8 +114,8 @@ fn with_configuration(
     if told.is_none() {
         checks.push(machine::port(config.underlay.port));
     }
-    checks.extend(firewall::check(config));
     let servers = paths::resolve(config, checks);
+    checks.extend(firewall::check(config, &servers, told));
     checks.extend(routes::check(config, &servers));
     checks.extend(paths::check(config, &servers, told));
 }

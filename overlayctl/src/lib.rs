@@ -38,7 +38,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show something.
+    /// Show peers, mappings, tunnels and keys.
     Show {
         /// Show it again and again, every so many seconds (2).
         #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1,
@@ -92,7 +92,7 @@ enum Show {
     /// Peers: one row each.
     Dmvpn {
         /// `detail`: interfaces, sessions, counters and refusals too.
-        #[arg(value_enum)]
+        #[arg(value_enum, value_name = "detail")]
         how: Option<Detail>,
     },
     /// NHRP: cache (the default), next-hop servers, shortcuts, counters.
@@ -180,6 +180,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    nhrpd::names::without_modules();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,

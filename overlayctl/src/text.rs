@@ -5,7 +5,7 @@ use std::io;
 
 use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table,
-    TableStyle,
+    TableStyle, Width,
 };
 
 /// Columns of the terminal; `None` where standard output is none.
@@ -59,8 +59,11 @@ pub(crate) enum Column {
     Right(&'static str),
 }
 
+/// The last column does not become narrower than this.
+const NARROWEST: u16 = 12;
+
 /// Headers with a dashed line below, columns one space apart. Where the terminal is too narrow,
-/// the last column wraps.
+/// the last column wraps; where it is far too narrow, the lines are longer than it is.
 pub(crate) fn table(columns: &[Column], rows: Vec<Vec<String>>, width: Option<u16>) -> String {
     const STYLE: TableStyle = {
         let line = ContentLineStyle::none().left(' ').junction(' ');
@@ -75,6 +78,10 @@ pub(crate) fn table(columns: &[Column], rows: Vec<Vec<String>>, width: Option<u1
     table.set_header(columns.iter().map(|column| match column {
         Column::Left(header) | Column::Right(header) => *header,
     }));
+    let cells = rows.iter().filter_map(|row| Some(row.last()?.as_str()));
+    let headers = columns.last().map(|Column::Left(header)| Column::Right(header) | *header);
+    let longest = cells.chain(headers).map(|cell| cell.chars().count()).max().unwrap_or_default();
+    let longest = u16::try_from(longest).unwrap_or(u16::MAX);
     table.add_rows(rows);
     for (column, spec) in table.column_iter_mut().zip(columns) {
         column.set_padding((0, 0));
@@ -82,9 +89,10 @@ pub(crate) fn table(columns: &[Column], rows: Vec<Vec<String>>, width: Option<u1
             Column::Left(_) => CellAlignment::Left,
             Column::Right(_) => CellAlignment::Right,
         });
-        if column.index + 1 < columns.len() {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
+        column.set_constraint(match column.index + 1 < columns.len() {
+            true => ColumnConstraint::ContentWidth,
+            false => ColumnConstraint::LowerBoundary(Width::Fixed(NARROWEST.min(longest))),
+        });
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
@@ -126,5 +134,15 @@ mod tests {
             )
         );
         assert!(text.lines().all(|line| line.len() <= 24));
+    }
+
+    #[test]
+    fn the_last_column_is_never_a_column_of_letters() {
+        let columns = [Column::Right("A"), Column::Left("Identity")];
+        let row = |identity: &str| vec!["172.16.0.1".to_owned(), identity.to_owned()];
+        for (identity, longest) in [("CN=hub", 20), ("CN=spoke3.example.net", 24)] {
+            let text = table(&columns, vec![row(identity)], Some(14));
+            assert_eq!(text.lines().map(str::len).max(), Some(longest), "{text}");
+        }
     }
 }

@@ -44,6 +44,8 @@ pub struct Interface {
     pub dataplane: Dataplane,
     /// Own identity: certificate subject.
     pub identity: Option<String>,
+    /// Own certificate; `null` where there is none.
+    pub certificate: Option<Certificate>,
     /// For how long the interface has been up.
     pub up_seconds: u64,
     /// Next-hop servers, by preference.
@@ -52,6 +54,17 @@ pub struct Interface {
     pub peers: Vec<Peer>,
     /// Recent refusals, the latest first.
     pub refusals: Vec<Refusal>,
+}
+
+/// A node's own certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Subject.
+    pub subject: String,
+    /// Its end, as `2027-01-15 08:00:00 UTC`.
+    pub not_after: String,
+    /// Time until then; negative: since then.
+    pub seconds_left: i64,
 }
 
 /// What a node is in the tunnel.
@@ -590,6 +603,8 @@ pub enum Verdict {
     ViaHub,
     /// It is dropped.
     Nowhere,
+    /// It does not belong into the overlay.
+    Outside,
 }
 
 /// One thing that has to succeed before a packet gets through.
@@ -726,11 +741,13 @@ pub enum EventKind {
     Reloaded,
     /// A configuration was refused; the former one holds.
     ReloadRefused,
+    /// Our certificate, that of a CA or a revocation list ends soon, or is past its end.
+    CertificateEnds,
 }
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::PeerUp,
         Self::PeerDown,
         Self::PeerRekeyed,
@@ -749,6 +766,7 @@ impl EventKind {
         Self::UnderlayChanged,
         Self::Reloaded,
         Self::ReloadRefused,
+        Self::CertificateEnds,
     ];
 
     /// The word on the socket.
@@ -772,6 +790,7 @@ impl EventKind {
             Self::UnderlayChanged => "underlay_changed",
             Self::Reloaded => "reloaded",
             Self::ReloadRefused => "reload_refused",
+            Self::CertificateEnds => "certificate_ends",
         }
     }
 }

@@ -25,8 +25,6 @@ const ERRORS: u32 = 10;
 const INDICATIONS: u32 = 100;
 /// Established IKE SAs beyond one for each peer: successors, crossings.
 const SPARE_SAS: usize = 64;
-/// Days before the end of our certificate from which on we say so.
-const RENEW_BEFORE: u64 = 30;
 /// How long a session that nothing uses is kept.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -98,15 +96,6 @@ pub(crate) fn doubts(config: &Config, credentials: &Credentials, wall: SystemTim
     }
     let own = IpNet::from(config.tunnel.address.addr());
     let Some(certificate) = credentials.certificate() else { return doubts };
-    let now = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let left = certificate.not_after.as_secs().checked_sub(now).map(|left| left / 86_400);
-    if let Some(days) = left.filter(|days| *days < RENEW_BEFORE) {
-        doubts.push(format!(
-            "our certificate ({}) ends at {}, in {days} days: renew it (overlayctl pki renew)",
-            certificate.identity,
-            pki::utc(certificate.not_after)
-        ));
-    }
     let claims = advertise(config, Some(credentials));
     for prefix in std::iter::once(&own).chain(&claims) {
         if !certificate.allows(prefix) {

@@ -77,6 +77,12 @@ impl Teller {
         self.tell(EventKind::ReloadRefused, message, about);
     }
 
+    /// A certificate or a revocation list ends soon, or is past its end.
+    pub(crate) fn ends(&mut self, name: &str, warning: String) {
+        let identity = Some(name.to_owned());
+        self.tell(EventKind::CertificateEnds, warning, About { identity, ..About::default() });
+    }
+
     fn tell(&mut self, kind: EventKind, message: String, about: About) {
         let About { peer, identity, prefix, server, reason } = about;
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
@@ -111,7 +117,8 @@ fn log(event: &Event) {
         };
     }
     match event.kind {
-        K::Refused | K::ServerDown | K::ServerUnresolved | K::ReloadRefused => log!(warn),
+        K::Refused | K::ServerDown | K::ServerUnresolved => log!(warn),
+        K::ReloadRefused | K::CertificateEnds => log!(warn),
         K::UnderlayChanged if event.reason.is_some() => log!(warn),
         K::ResolutionFailed | K::ErrorReceived => log!(debug),
         _ => log!(info),

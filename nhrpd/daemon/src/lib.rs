@@ -4,10 +4,12 @@ mod assemble;
 pub mod cli;
 pub mod config;
 mod event;
+mod expiry;
 mod harden;
 mod key_log;
 mod log;
 mod metrics;
+pub mod names;
 mod plane;
 mod reload;
 mod resolve;
@@ -15,6 +17,7 @@ mod shell;
 mod show;
 mod trace;
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -39,16 +42,21 @@ pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
         .block_on(shell::run(config, path, socket, log, keys))
 }
 
-/// Reads the configuration and every file that it names, and says what is wrong or doubtful.
-pub fn check(path: &Path) -> anyhow::Result<()> {
+/// Reads the configuration and every file that it names, and says what is good and what doubtful, line
+/// by line.
+///
+/// # Errors
+/// Where the file, or one that it names, is not good.
+pub fn check(path: &Path) -> anyhow::Result<String> {
     let config = config::load(path)?;
+    let mut said = String::new();
     for doubt in doubts(&config)? {
-        println!("warning: {doubt}");
+        writeln!(said, "warning: {doubt}")?;
     }
-    println!("{}: good", path.display());
+    writeln!(said, "{}: good", path.display())?;
     let role = if config.nhrp.accept_registrations { "hub" } else { "spoke" };
     let Config { tunnel, underlay, .. } = &config;
-    println!("{role} {} on {}, over {}", tunnel.address, tunnel.interface, underlay.source);
+    writeln!(said, "{role} {} on {}, over {}", tunnel.address, tunnel.interface, underlay.source)?;
     let nbma = match &underlay.source {
         config::Source::Address(address) => Some(*address),
         config::Source::Device(_) => None,
@@ -59,16 +67,16 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         false => ("userspace", &ESP_CIPHERS[..]),
     };
     assemble::esp(&config, ciphers)?;
-    println!("data plane: {name} ({})", choice.why);
+    writeln!(said, "data plane: {name} ({})", choice.why)?;
     let secured = config.security != config::Security::None;
     for (name, abilities) in [("kernel", probe::kernel(secured)), ("userspace", probe::userspace())]
     {
-        println!("  {name}:");
+        writeln!(said, "  {name}:")?;
         for ability in abilities {
-            println!("    {ability}");
+            writeln!(said, "    {ability}")?;
         }
     }
-    Ok(())
+    Ok(said)
 }
 
 /// Why peers will refuse the certificate that a configuration names, although it can be read.
@@ -77,6 +85,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
 /// When a file is missing, malformed or open to others, or the parts do not belong together.
 pub fn doubts(config: &Config) -> anyhow::Result<Vec<String>> {
     let credentials = assemble::credentials(config)?;
-    let told = credentials.map(|all| assemble::doubts(config, &all, SystemTime::now()));
-    Ok(told.unwrap_or_default())
+    let Some(credentials) = credentials else { return Ok(Vec::new()) };
+    let now = SystemTime::now();
+    let mut doubts = assemble::doubts(config, &credentials, now);
+    // Whose end is past is a doubt already.
+    let own = expiry::Ending::own(&credentials).filter(|own| own.left(now) > 0);
+    doubts.extend(own.and_then(|own| own.warning(now)));
+    Ok(doubts)
 }

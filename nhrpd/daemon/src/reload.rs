@@ -19,14 +19,16 @@ impl Shell {
         if let Ok(begun) = NotifyState::monotonic_usec_now() {
             let _ = sd_notify::notify(&[NotifyState::Reloading, begun]);
         }
-        let outcome = self.take_over();
+        let mut outcome = self.take_over();
         let _ = sd_notify::notify(&[NotifyState::Ready]);
-        match &outcome {
+        match &mut outcome {
             Ok(Reloaded { changed, warnings }) => {
-                for warning in warnings {
+                for warning in &*warnings {
                     tracing::warn!("{warning}");
                 }
                 self.teller.reloaded(changed);
+                self.expiry.forget();
+                warnings.extend(self.remind());
             }
             Err(reason) => self.teller.reload_refused(reason),
         }

@@ -20,6 +20,7 @@ use tokio::time::{Instant as Deadline, Interval, interval, sleep_until, timeout}
 
 use crate::config::Config;
 use crate::event::Teller;
+use crate::expiry::{Ending, Expiry};
 use crate::key_log::KeyTables;
 use crate::log::LogSwitch;
 use crate::metrics::Statistics;
@@ -34,6 +35,8 @@ const EVENTS: usize = 1024;
 const BATCH: usize = 128;
 /// How long a clean stop waits for the answers to its purges.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How often the ends of certificates are looked at.
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// One running tunnel.
 pub(crate) struct Shell {
@@ -46,6 +49,7 @@ pub(crate) struct Shell {
     pub(crate) path: PathBuf,
     pub(crate) teller: Teller,
     pub(crate) log: LogSwitch,
+    pub(crate) expiry: Expiry,
     keys: Option<KeyTables>,
     pub(crate) statistics: Statistics,
     /// Look-ups of names, and where they tell what they found.
@@ -96,6 +100,7 @@ pub(crate) async fn run(
         path: path.to_owned(),
         teller,
         log,
+        expiry: Expiry::default(),
         keys,
         statistics: Statistics::default(),
         lookups: Vec::new(),
@@ -111,8 +116,10 @@ pub(crate) async fn run(
         shell.plane,
         choice.why
     );
+    shell.remind();
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let mut hourly = interval(HOUR);
     // Half of what systemd allows, so that one late turn is no reason to be killed.
     let mut watchdog = sd_notify::watchdog_enabled().map(|allowed| interval(allowed / 2));
 
@@ -135,6 +142,7 @@ pub(crate) async fn run(
             Some(found) = names.recv() => shell.resolved(found),
             Some(scrape) = scrapes.recv() => drop(scrape.send(metrics::text(&mut shell))),
             Some(call) = calls.recv() => call.answer(&mut Show(&mut shell)),
+            _ = hourly.tick() => drop(shell.remind()),
             () = tick(&mut watchdog) => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
@@ -228,6 +236,20 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// Tells which certificates and revocation lists end soon, each in its time; what there is to
+    /// say of them.
+    pub(crate) fn remind(&mut self) -> Vec<String> {
+        let Some(credentials) = self.overlay.credentials() else { return Vec::new() };
+        let wall = SystemTime::now();
+        let due = self.expiry.due(Ending::all(credentials), wall);
+        let told = due.iter().filter_map(|ending| Some((&ending.name, ending.warning(wall)?)));
+        told.map(|(name, warning)| {
+            self.teller.ends(name, warning.clone());
+            warning
+        })
+        .collect()
     }
 
     /// Carries out what the core wants, sessions before the packets that use them.

@@ -20,6 +20,7 @@ use overlay::desired::{PeerCounters, PeerId};
 use overlay::{Credentials, Route, SessionReport};
 
 use crate::config::{self, Config};
+use crate::expiry::Ending;
 use crate::shell::{Shell, now};
 use crate::trace;
 
@@ -177,6 +178,14 @@ impl<'a> View<'a> {
                 DataPlane::Userspace(_) => Dataplane::Userspace,
             },
             identity: overlay.credentials().map(Credentials::name),
+            certificate: overlay.credentials().and_then(|credentials| {
+                let own = Ending::own(credentials)?;
+                Some(control::Certificate {
+                    not_after: own.at(),
+                    seconds_left: own.left(now().wall),
+                    subject: own.name,
+                })
+            }),
             up_seconds: self.seconds(overlay.started()),
             nhs: self.servers(),
             peers: self.peers(),

@@ -153,6 +153,7 @@ impl Tracer<'_> {
             servers.swap(0, at);
             servers.truncate(1);
         } else if !covered {
+            trace.verdict = Verdict::Outside;
             trace.summary = format!(
                 "{target} is not in the overlay: neither the tunnel's network, nor `routes`, nor a \
                  prefix of a peer covers it"

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Config, Trust};
 use crate::forwarding;
-use crate::session::{self, Sessions};
+use crate::session::{self, Proof, Sessions};
 
 /// What proves us, and what others are judged by: certificates, pre-shared keys or both.
 #[derive(Debug)]
@@ -141,7 +141,9 @@ impl Credentials {
     /// What our own certificate allows us, in words.
     pub(crate) fn allowance(&self, config: &Config) -> String {
         match self.certificate() {
-            Some(certificate) => session::allowance(&authorization(certificate, config)),
+            Some(certificate) => {
+                session::allowance(&authorization(certificate, config), Proof::Certificate)
+            }
             None => format!("we are {}; the server's `accept` has to name us", self.name()),
         }
     }
@@ -255,7 +257,9 @@ impl ike::Credentials for Judge<'_> {
         }
         let (name, authorization) =
             self.credentials.claims(identity, chain, self.config, self.wall).map_err(Refusal)?;
-        if let Some(reason) = forwarding::impersonates(self.servers, self.nbma, &authorization) {
+        let proof = Proof::of(chain);
+        let impersonates = forwarding::impersonates(self.servers, self.nbma, &authorization, proof);
+        if let Some(reason) = impersonates {
             return Err(Refusal(format!("{name} {reason}")));
         }
         // Who has a session may have another: the successor comes before the end of the first.

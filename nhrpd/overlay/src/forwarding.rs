@@ -11,7 +11,7 @@ use nhrp::engine::{Authorization, Binding, BindingKind, Engine, Nbma};
 use crate::config::{Config, Member};
 use crate::desired::{Desired, Hop, Peer, PeerId, Transport};
 use crate::notice::Notice;
-use crate::session::{Sessions, Touched, allowance};
+use crate::session::{Proof, Sessions, Touched, allowance};
 
 /// What NHRP knows, by each name under which a session may serve it.
 pub(crate) trait Bindings {
@@ -125,7 +125,7 @@ pub(crate) fn path(sessions: &Sessions, binding: &Binding) -> Path {
     }
     match at {
         Some(id) => {
-            let allowed = sessions.get(id).map(|session| allowance(&session.authorization));
+            let allowed = sessions.get(id).map(|s| allowance(&s.authorization, s.proof));
             let reason = format!("claims {}, but {}", binding.prefix, allowed.unwrap_or_default());
             Path::Refused(id, reason)
         }
@@ -138,10 +138,11 @@ pub(crate) fn impersonates(
     servers: &BTreeMap<IpAddr, Nbma>,
     nbma: Nbma,
     authorization: &Authorization,
+    proof: Proof,
 ) -> Option<String> {
     let mut here = servers.iter().filter(|&(_, &at)| at == nbma).map(|(&server, _)| server);
     let server = here.find(|&server| !authorization.permits(server.into()))?;
-    let allowance = allowance(authorization);
+    let allowance = allowance(authorization, proof);
     Some(format!("stands at the address of next-hop server {server}, but {allowance}"))
 }
 
@@ -310,7 +311,7 @@ impl Forwarding {
         let nbma = sessions.nbma(session.endpoint);
         let at_server = servers.values().any(|&server| server == nbma);
         // A next-hop server forwards what others sent: any source may come from it.
-        let server = at_server && impersonates(servers, nbma, &session.authorization).is_none();
+        let server = at_server && impersonates(servers, nbma, &session.authorization, session.proof).is_none();
         match &session.authorization {
             Authorization::Within(sources) if !server => {
                 desired.sources.insert(id, sources.clone());

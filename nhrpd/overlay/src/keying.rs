@@ -12,7 +12,7 @@ use crate::credentials::Judge;
 use crate::desired::{PeerId, Transport};
 use crate::forwarding::{self, Path};
 use crate::notice::Notice;
-use crate::session::Session;
+use crate::session::{Proof, Session};
 
 /// A key exchange of ours that is under way, or that will be tried again.
 #[derive(Debug)]
@@ -111,6 +111,7 @@ impl Overlay {
             sa: None,
             tunnel: None,
             identity: None,
+            proof: Proof::Certificate,
             authorization: Authorization::Any,
             endpoint,
             up: true,

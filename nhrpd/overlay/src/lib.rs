@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use ::nhrp::engine as nhrp;
 use ::nhrp::wire::code::{ALREADY_REGISTERED, PROHIBITED};
 use ike::{SaId, TunnelId, TunnelKeys};
+use ipnet::IpNet;
 use nhrp::{Authorization, Binding, BindingKind, Nbma};
 use rand_core::CryptoRng;
 
@@ -38,7 +39,7 @@ use forwarding::{Forwarding, Known, Path};
 use keying::{Attempt, Budget};
 use notice::Refusals;
 use reconfigure::Renewal;
-use session::{Session, Sessions};
+use session::{Proof, Session, Sessions};
 
 /// What the overlay wants of the world, beside its desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -379,7 +380,7 @@ impl Overlay {
     fn nhrp_packet(&mut self, now: Now, peer: PeerId, packet: &[u8], rng: &mut dyn CryptoRng) {
         let Some(session) = self.sessions.get(peer) else { return };
         let nbma = self.sessions.nbma(session.endpoint);
-        if let Some(reason) = self.impersonates(nbma, &session.authorization) {
+        if let Some(reason) = self.impersonates(nbma, session) {
             self.refuse_session(now.instant, peer, reason);
             return;
         }
@@ -416,14 +417,21 @@ impl Overlay {
     /// Sessions that may stand for `nbma`, newest first: at the address of a server those only
     /// that have proven to be that server.
     fn fitting(&self, nbma: Nbma) -> impl Iterator<Item = (PeerId, &Session)> {
-        let fits =
-            move |(_, s): &(PeerId, &Session)| self.impersonates(nbma, &s.authorization).is_none();
+        let fits = move |(_, s): &(PeerId, &Session)| self.impersonates(nbma, s).is_none();
         self.sessions.at(nbma).filter(fits)
     }
 
+    /// Who has `prefix`, if that is somebody at another address than `peer`.
+    fn holder(&self, prefix: IpNet, peer: Nbma) -> Option<&str> {
+        let binding = self.bindings.get(&prefix).filter(|binding| binding.nbma != peer)?;
+        let (_, session) = self.sessions.at(binding.nbma).next()?;
+        session.identity.as_deref()
+    }
+
     /// Why whoever has this authorization may not stand at `nbma`, if that is a server's.
-    fn impersonates(&self, nbma: Nbma, authorization: &Authorization) -> Option<String> {
-        forwarding::impersonates(&self.servers, nbma, authorization)
+    fn impersonates(&self, nbma: Nbma, session: &Session) -> Option<String> {
+        let Session { authorization, proof, .. } = session;
+        forwarding::impersonates(&self.servers, nbma, authorization, *proof)
     }
 
     /// Somebody uses keys that are not known here: perhaps a peer that does not know that we
@@ -458,6 +466,7 @@ impl Overlay {
                             return;
                         }
                     };
+                let proof = Proof::of(&certificates);
                 let nbma = self.sessions.nbma(remote);
                 if let Some(attempt) = self.attempts.remove(&nbma).filter(|a| a.sa == Some(sa)) {
                     let took = now.instant - attempt.begun;
@@ -467,6 +476,7 @@ impl Overlay {
                     sa: Some(sa),
                     tunnel: Some(tunnel),
                     identity: Some(identity),
+                    proof,
                     authorization,
                     endpoint: remote,
                     up: false,
@@ -538,6 +548,7 @@ impl Overlay {
             sa: Some(sa),
             tunnel: Some(tunnel),
             identity: former.identity.clone(),
+            proof: former.proof,
             authorization: former.authorization.clone(),
             endpoint: former.endpoint,
             up: false,
@@ -692,9 +703,14 @@ impl Overlay {
             nhrp::Event::ClaimRefused { peer, prefix, allowed, reason, .. } => {
                 let reason = match allowed.filter(|allowed| !allowed.permits(prefix)) {
                     Some(allowed) => {
-                        format!("claims {prefix}, but {}", session::allowance(&allowed))
+                        let here = self.sessions.at(peer).next();
+                        let proof = here.map_or(Proof::Certificate, |(_, session)| session.proof);
+                        format!("claims {prefix}, but {}", session::allowance(&allowed, proof))
                     }
-                    None => reason,
+                    None => match self.holder(prefix, peer) {
+                        Some(identity) => format!("{reason} ({identity})"),
+                        None => reason,
+                    },
                 };
                 self.refuse_peer(now.instant, peer, reason);
             }

@@ -20,6 +20,8 @@ pub(crate) struct Session {
     pub tunnel: Option<TunnelId>,
     /// Who it proved to be.
     pub identity: Option<String>,
+    /// By what.
+    pub proof: Proof,
     /// What that identity may claim.
     pub authorization: Authorization,
     pub endpoint: SocketAddr,
@@ -28,6 +30,21 @@ pub(crate) struct Session {
     pub since: Instant,
     /// When it is closed unless somebody uses it before.
     pub idle_deadline: Option<Instant>,
+}
+
+/// How somebody proved who he is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// By a certificate, or not at all (`security: none`).
+    Certificate,
+    SharedKey,
+}
+
+impl Proof {
+    /// An empty chain is that of somebody with a pre-shared key.
+    pub(crate) fn of(chain: &[Vec<u8>]) -> Self {
+        if chain.is_empty() { Self::SharedKey } else { Self::Certificate }
+    }
 }
 
 /// All sessions, by id, SA, NBMA address and the tunnel addresses that they may claim.
@@ -278,16 +295,22 @@ pub(crate) fn hosts(authorization: &Authorization) -> impl Iterator<Item = IpAdd
 }
 
 /// What an identity may claim, in words.
-pub(crate) fn allowance(authorization: &Authorization) -> String {
-    match authorization {
-        Authorization::Any => "it may claim anything".to_owned(),
-        Authorization::Within(allowed) if allowed.is_empty() => {
+pub(crate) fn allowance(authorization: &Authorization, proof: Proof) -> String {
+    let allowed: Vec<String> = match authorization {
+        Authorization::Any => return "it may claim anything".to_owned(),
+        Authorization::Within(allowed) => allowed.iter().map(ToString::to_string).collect(),
+    };
+    match (proof, &allowed.join(", ")[..]) {
+        (Proof::Certificate, "") => {
             "its certificate allows no tunnel address (subjectAltName iPAddress) and no prefix"
                 .to_owned()
         }
-        Authorization::Within(allowed) => {
-            let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
-            format!("its certificate allows only {}", allowed.join(", "))
+        (Proof::Certificate, allowed) => format!("its certificate allows only {allowed}"),
+        (Proof::SharedKey, "") => {
+            "it has a pre-shared key, and `accept` names nothing that it may claim".to_owned()
+        }
+        (Proof::SharedKey, allowed) => {
+            format!("it has a pre-shared key, and `accept` allows it only {allowed}")
         }
     }
 }
@@ -314,6 +337,7 @@ mod tests {
             sa: Some(SaId(n.into())),
             tunnel: Some(TunnelId(n.into())),
             identity: Some(format!("CN=spoke{n}")),
+            proof: Proof::Certificate,
             authorization: Authorization::Within([host(n).into()].into()),
             endpoint,
             up: false,

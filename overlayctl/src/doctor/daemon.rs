@@ -41,7 +41,8 @@ pub(super) fn ask(client: Result<Client, ClientError>, checks: &mut Vec<Check>) 
                 format!("overlayctl trace {address} shows the step at which it stops"),
             ));
         }
-        if let Some(refusal) = interface.refusals.first() {
+        let told = |reason: &str| checks.iter().any(|check: &Check| check.found.contains(reason));
+        if let Some(refusal) = interface.refusals.first().filter(|r| !told(&r.reason)) {
             let found = format!("{}: {}", refusal.peer, refusal.reason);
             checks.push(Check::note("last refusal", found));
         }

@@ -3,23 +3,37 @@
 use std::fs;
 
 use control::Dmvpn;
-use nhrpd::config::{Advertise, Config, Security, Source};
+use dataplane::probe::{self, Ability};
+use nhrpd::config::{Advertise, Config, Dataplane, Security, Source};
 
-use super::Check;
+use super::{Check, plain};
 
-/// What the data planes need.
-pub(super) fn abilities() -> Vec<Check> {
-    let abilities = dataplane::probe::userspace().into_iter();
-    abilities
-        .map(|ability| match ability.state {
-            Ok(()) => Check::ok("kernel", format!("{}: there", ability.name)),
-            Err(why) if ability.required => {
-                let (_, mend) = why.split_once(": ").unwrap_or(("", &why));
-                Check::finding("kernel", format!("{}: {why}", ability.name), mend)
-            }
-            Err(why) => Check::note("kernel", format!("{}: {why}", ability.name)),
-        })
-        .collect()
+/// What the data plane needs that the configuration asks for.
+pub(super) fn abilities(config: Option<&Config>) -> Vec<Check> {
+    let asked = config.map_or(Dataplane::Auto, |config| config.dataplane);
+    let secured = config.is_none_or(|config| config.security != Security::None);
+    let kernel = || probe::kernel(secured);
+    match asked {
+        Dataplane::Userspace => probe::userspace().into_iter().map(ability).collect(),
+        Dataplane::Kernel => kernel().into_iter().map(ability).collect(),
+        // It takes userspace where the kernel cannot do all of it.
+        Dataplane::Auto => {
+            let told = match probe::hindrance(&kernel()) {
+                Some(lacking) => Check::note("kernel", format!("kernel data plane: {lacking}")),
+                None => Check::ok("kernel", "it can do all of the kernel data plane"),
+            };
+            probe::userspace().into_iter().map(ability).chain([told]).collect()
+        }
+    }
+}
+
+fn ability(Ability { name, required, state }: Ability) -> Check {
+    let Err(why) = state else { return Check::ok("kernel", format!("{name}: there")) };
+    // What only follows from something else has no remedy of its own.
+    match why.rsplit_once(": ").filter(|_| required) {
+        Some((why, mend)) => Check::finding("kernel", format!("{name}: {}", plain(&why)), mend),
+        None => Check::note("kernel", format!("{name}: {why}")),
+    }
 }
 
 fn sysctl(key: &str) -> Option<u64> {

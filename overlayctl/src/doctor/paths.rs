@@ -1,5 +1,6 @@
 //! The way to each next-hop server: its name, whether UDP passes, how large a packet may be.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::process::{Command, Stdio};
 
@@ -20,6 +21,15 @@ pub(super) struct Server {
     pub(super) address: IpAddr,
     /// Where it listens.
     pub(super) endpoint: SocketAddr,
+}
+
+impl Server {
+    /// `198.51.100.1:4500`, `hub.example.net (198.51.100.1:4500)`.
+    fn shown(&self, at: impl Display) -> String {
+        let Self { name, .. } = self;
+        let number = name.parse::<IpAddr>().is_ok() || name.parse::<SocketAddr>().is_ok();
+        if number { at.to_string() } else { format!("{name} ({at})") }
+    }
 }
 
 /// Every name becomes an address, or a finding.
@@ -69,10 +79,10 @@ pub(super) fn check(config: &Config, servers: &[Server], told: Option<&Dmvpn>) -
 }
 
 fn path(config: &Config, server: &Server, source: Option<IpAddr>, registered: bool) -> Vec<Check> {
-    let (name, endpoint) = (&server.name, server.endpoint);
+    let (name, endpoint) = (server.shown(server.endpoint), server.endpoint);
     let failed = |error: std::io::Error| {
         let mend = "ip route get ADDRESS and ip address show: is the uplink up, has it a route?";
-        vec![Check::finding("path", format!("{name} ({endpoint}): {}", plain(&error)), mend)]
+        vec![Check::finding("path", format!("{name}: {}", plain(&error)), mend)]
     };
     let prober = match Prober::new(endpoint, source) {
         Ok(prober) => prober,
@@ -80,15 +90,14 @@ fn path(config: &Config, server: &Server, source: Option<IpAddr>, registered: bo
     };
     match prober.answered(SMALLEST, 3) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            let found =
-                format!("{name} ({endpoint}) is there, but nobody listens on that UDP port");
+            let found = format!("{name} is there, but nobody listens on that UDP port");
             let mend = "start nhrpd there; compare underlay.port on both sides";
             return vec![Check::finding("UDP", found, mend)];
         }
         Err(error) => return failed(error),
         Ok(false) if registered => {
             let found = format!(
-                "{name} ({endpoint}) answers nhrpd, but no other port of this machine: the path MTU \
+                "{name} answers nhrpd, but no other port of this machine: the path MTU \
                  is not measured (doctor measures it while nhrpd is stopped)"
             );
             return vec![Check::note("UDP", found)];
@@ -96,7 +105,7 @@ fn path(config: &Config, server: &Server, source: Option<IpAddr>, registered: bo
         Ok(false) => return vec![silent(server)],
         Ok(true) => {}
     }
-    let mut checks = vec![Check::ok("UDP", format!("{name} ({endpoint}) answers"))];
+    let mut checks = vec![Check::ok("UDP", format!("{name} answers"))];
     let needed = needed(config, endpoint.ip());
     match prober.answered(needed, 3) {
         Ok(true) => {
@@ -110,11 +119,13 @@ fn path(config: &Config, server: &Server, source: Option<IpAddr>, registered: bo
             checks.push(Check::finding(
                 "path MTU",
                 format!(
-                    "packets of {needed} bytes get lost on the way to {name} ({endpoint}), those of \
+                    "packets of {needed} bytes get lost on the way to {name}, those of \
                      {passes} pass: large packets in the tunnel vanish"
                 ),
-                format!("set `tunnel: {{ mtu: {mtu} }}` on all nodes, or mend the link or the \
-                         firewall that drops \"fragmentation needed\""),
+                format!(
+                    "set `tunnel: {{ mtu: {mtu} }}` on all nodes, or mend the link or the \
+                         firewall that drops \"fragmentation needed\""
+                ),
             ));
         }
     }
@@ -123,7 +134,7 @@ fn path(config: &Config, server: &Server, source: Option<IpAddr>, registered: bo
 
 /// Nothing comes back over UDP: does anything else?
 fn silent(server: &Server) -> Check {
-    let Server { name, endpoint, .. } = server;
+    let endpoint = server.endpoint;
     let ping = Command::new("ping")
         .args(["-c", "1", "-W", "1", "-n", &endpoint.ip().to_string()])
         .stdin(Stdio::null())
@@ -135,8 +146,8 @@ fn silent(server: &Server) -> Check {
         Ok(true) => Check::finding(
             "UDP",
             format!(
-                "UDP {port} is blocked on the way to {name} ({}), which answers to ping",
-                endpoint.ip()
+                "UDP {port} is blocked on the way to {}, which answers to ping",
+                server.shown(endpoint.ip())
             ),
             format!(
                 "let UDP {port} pass in both directions: here, there, and at every firewall \
@@ -145,7 +156,7 @@ fn silent(server: &Server) -> Check {
         ),
         _ => Check::finding(
             "UDP",
-            format!("no answer from {name} ({endpoint}), neither over UDP nor to ping"),
+            format!("no answer from {}, neither over UDP nor to ping", server.shown(endpoint)),
             format!("see that it is up and reachable (traceroute -n {})", endpoint.ip()),
         ),
     }

@@ -5,8 +5,8 @@ use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
 use control::{
-    Attribute, Counters, Dataplane, Dmvpn, Interface, Path, Peer, PeerState, Refusal, Role,
-    Security, Session,
+    Attribute, Certificate, Counters, Dataplane, Dmvpn, Interface, Path, Peer, PeerState, Refusal,
+    Role, Security, Session,
 };
 
 use super::nhrp::nhs;
@@ -167,6 +167,17 @@ fn write_self(out: &mut String, interface: &Interface) -> fmt::Result {
     writeln!(out, " Protection: {protection}; data plane: {dataplane}")?;
     if let Some(identity) = &interface.identity {
         writeln!(out, " Identity: {identity}")?;
+    }
+    if let Some(Certificate { subject, not_after, seconds_left }) = &interface.certificate {
+        let whose = match interface.identity.as_ref() == Some(subject) {
+            true => String::new(),
+            false => format!("of {subject} "),
+        };
+        let when = match u64::try_from(*seconds_left) {
+            Ok(left) => format!("ends at {not_after}, in {}", elapsed(left)),
+            Err(_) => format!("ENDED at {not_after}"),
+        };
+        writeln!(out, " Certificate: {whose}{when}")?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ impl Traced {
     fn astray(&self) -> Option<String> {
         let Trace { destination, ref interface, verdict, .. } = self.trace;
         let of_underlay = self.trace.endpoint.is_some_and(|at| at.ip() == destination);
-        if verdict == Verdict::Local || of_underlay {
+        if matches!(verdict, Verdict::Local | Verdict::Outside) || of_underlay {
             return None;
         }
         let leads = match &self.kernel_route {
@@ -47,7 +47,7 @@ pub(crate) fn trace(traced: &Traced, width: Option<u16>) -> String {
     let trace = &traced.trace;
     let colour = match trace.verdict {
         Verdict::Local | Verdict::Direct => AnsiColor::Green,
-        Verdict::ViaHub => AnsiColor::Yellow,
+        Verdict::ViaHub | Verdict::Outside => AnsiColor::Yellow,
         Verdict::Nowhere => AnsiColor::Red,
     };
     let mut out = String::new();

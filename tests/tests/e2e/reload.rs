@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use control::{NhsState, Reloaded};
+use control::{NhsState, Reloaded, Transport};
 use overlay_tests::e2e::{
-    CONFIG, Ca, Numbers, Scene, Site, go_direct, go_on, good, is_up, peer, until,
+    CONFIG, Ca, Numbers, Scene, Site, go_direct, go_on, good, is_up, peer, peers, until,
 };
 
 fn edit(scene: &Scene, node: &str, from: &str, to: &str) {
@@ -22,15 +22,25 @@ fn refused(scene: &Scene, node: &str) -> String {
     error
 }
 
+#[test]
+fn a_server_more_and_bad_files_under_a_ping_each_millisecond_with_wireguard() {
+    a_server_more_and_bad_files_under_a_ping_each_millisecond("wireguard", Transport::Wireguard);
+}
+
+#[test]
+fn a_server_more_and_bad_files_under_a_ping_each_millisecond_with_esp() {
+    a_server_more_and_bad_files_under_a_ping_each_millisecond("esp", Transport::Esp);
+}
+
 /// A next-hop server more, then a file that is no good, then one that needs a restart: every
 /// millisecond a ping to the hub and one to the other spoke, and none is lost.
-#[test]
-fn a_server_more_and_bad_files_under_a_ping_each_millisecond() {
+fn a_server_more_and_bad_files_under_a_ping_each_millisecond(mode: &str, transport: Transport) {
     let numbers = Numbers::default();
     let ca = Ca::new("Overlay CA");
-    let second = Site::new(&ca, 3).set("nhs", "[]").set("routes", "[]");
-    let mut scene =
-        Scene::new("reload", [Site::new(&ca, 0), Site::new(&ca, 1), Site::new(&ca, 2), second]);
+    let site = |number| Site::new(&ca, number).secure(&format!("mode: {mode}"));
+    let second = site(3).set("nhs", "[]").set("routes", "[]");
+    let name = format!("reload-{mode}");
+    let mut scene = Scene::new(&name, [site(0), site(1), site(2), second]);
     scene.start_all();
     for spoke in ["spoke-a", "spoke-b"] {
         scene.registered(spoke);
@@ -50,6 +60,8 @@ fn a_server_more_and_bad_files_under_a_ping_each_millisecond() {
         nhs.len() == 2 && nhs.iter().all(|nhs| nhs.state == NhsState::Responding)
     });
     assert!(is_up(&dmvpn, address));
+    let carried = |peer: &control::Peer| peer.session.as_ref().map(|session| session.transport);
+    assert!(peers(&dmvpn).all(|peer| carried(peer) == Some(transport)), "{dmvpn:#?}");
     go_on(&mut to_hub, 200);
 
     // One that cannot be read, one that a restart needs, one whose certificate is missing.
