@@ -311,7 +311,8 @@ impl Forwarding {
         let nbma = sessions.nbma(session.endpoint);
         let at_server = servers.values().any(|&server| server == nbma);
         // A next-hop server forwards what others sent: any source may come from it.
-        let server = at_server && impersonates(servers, nbma, &session.authorization, session.proof).is_none();
+        let server = at_server
+            && impersonates(servers, nbma, &session.authorization, session.proof).is_none();
         match &session.authorization {
             Authorization::Within(sources) if !server => {
                 desired.sources.insert(id, sources.clone());

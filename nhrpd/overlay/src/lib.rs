@@ -25,7 +25,7 @@ use ::nhrp::engine as nhrp;
 use ::nhrp::wire::code::{ALREADY_REGISTERED, PROHIBITED};
 use ike::{SaId, TunnelId, TunnelKeys};
 use ipnet::IpNet;
-use nhrp::{Authorization, Binding, BindingKind, Nbma};
+use nhrp::{Binding, BindingKind, Nbma};
 use rand_core::CryptoRng;
 
 pub use config::{Accept, Config, Member, Now, Security, Trust};
@@ -423,7 +423,7 @@ impl Overlay {
 
     /// Who has `prefix`, if that is somebody at another address than `peer`.
     fn holder(&self, prefix: IpNet, peer: Nbma) -> Option<&str> {
-        let binding = self.bindings.get(&prefix).filter(|binding| binding.nbma != peer)?;
+        let binding = self.nhrp.binding(prefix).filter(|binding| binding.nbma != peer)?;
         let (_, session) = self.sessions.at(binding.nbma).next()?;
         session.identity.as_deref()
     }
