@@ -79,7 +79,7 @@ pub(crate) fn table(columns: &[Column], rows: Vec<Vec<String>>, width: Option<u1
         Column::Left(header) | Column::Right(header) => *header,
     }));
     let cells = rows.iter().filter_map(|row| Some(row.last()?.as_str()));
-    let headers = columns.last().map(|Column::Left(header)| Column::Right(header) | *header);
+    let headers = columns.last().map(|(Column::Left(header) | Column::Right(header))| *header);
     let longest = cells.chain(headers).map(|cell| cell.chars().count()).max().unwrap_or_default();
     let longest = u16::try_from(longest).unwrap_or(u16::MAX);
     table.add_rows(rows);
