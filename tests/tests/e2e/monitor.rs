@@ -2,7 +2,7 @@
 
 use control::{Event, EventKind};
 use lab::Daemon;
-use overlay_tests::e2e::{Numbers, Scene, good, until};
+use overlay_tests::e2e::{Ca, Numbers, Scene, Site, days, good, until};
 
 /// `overlayctl monitor` on a node, told of every event from now on.
 fn monitor(scene: &Scene, node: &str) -> Daemon {
@@ -54,4 +54,27 @@ fn registrations_shortcuts_and_peers_are_told_as_they_come_and_go() {
         event.kind == EventKind::Registered && event.prefix == Some(a)
     });
     assert!(!good("read", at_hub.log()).contains(&b.to_string()), "nothing happened to spoke-b");
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_told_of_at_start_and_at_a_reload() {
+    let ca = Ca::new("Overlay CA");
+    let mut request = Site::request(Numbers::default(), 1);
+    request.validity = days(5, 10);
+    let soon = Site::new(&ca, 1).identified(ca.issue(&request));
+    let mut scene = Scene::new("ends", [Site::new(&ca, 0), soon]);
+    scene.start_all();
+    scene.all_registered();
+    let words = "our certificate (CN=spoke-a) ends at";
+    assert_eq!(scene.log("spoke-a").matches(words).count(), 1, "{}", scene.log("spoke-a"));
+    assert!(!scene.log("hub").contains("ends at"), "its own lasts, and so does the CA's");
+    let page = scene.run("spoke-a", "overlayctl show dmvpn detail");
+    assert!(page.contains("\n Certificate: ends at "), "{page}");
+
+    let monitor = monitor(&scene, "spoke-a");
+    let said = scene.run("spoke-a", "overlayctl reload");
+    assert!(said.contains("warning: ") && said.contains(words), "{said}");
+    let event = told(&monitor, "it ends", |event| event.kind == EventKind::CertificateEnds);
+    assert_eq!(event.identity.as_deref(), Some("CN=spoke-a"));
+    assert!(event.message.contains("renew it (overlayctl pki renew)"), "{event:?}");
 }
