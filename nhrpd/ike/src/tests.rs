@@ -1,5 +1,7 @@
 //! Messages that no honest node sends, which need the keys of an SA to make.
 
+mod garbled;
+
 use std::net::SocketAddr;
 
 use crate::sa::{Sa, State};

@@ -178,6 +178,46 @@ impl Hub {
         self.settle();
     }
 
+    /// The first message of a spoke that nobody knows.
+    pub fn first_message(&mut self) -> Vec<u8> {
+        let mut rng = ChaCha12Rng::seed_from_u64(0);
+        let own = credentials(&self.authority, 1);
+        let mut spoke = Overlay::new(node(1, Protection::Esp), own, self.now, &mut rng);
+        spoke.handle_timeout(self.now, &NoTraffic, &mut rng);
+        let mut outputs = std::iter::from_fn(|| spoke.poll_output());
+        let first = outputs.find_map(|output| match output {
+            Output::Ike { datagram, .. } => Some(datagram),
+            _ => None,
+        });
+        first.expect("a spoke begins with IKE_SA_INIT")
+    }
+
+    /// A message comes from somewhere, at most `per_second` of them. Gives the bytes that are
+    /// sent back, and the hub's own time.
+    pub fn spoofed(
+        &mut self,
+        from: SocketAddr,
+        datagram: Vec<u8>,
+        per_second: u32,
+    ) -> (usize, Duration) {
+        self.now.instant += Duration::from_secs(1) / per_second;
+        let before = self.busy;
+        if self.overlay.poll_timeout().is_some_and(|due| due <= self.now.instant) {
+            self.overlay.handle_timeout(self.now, &NoTraffic, &mut self.rng);
+        }
+        let answers = self.input(Event::Ike { port: PORT, from, datagram });
+        let len = |event: &Event| match event {
+            Event::Ike { datagram, .. } => datagram.len(),
+            _ => 0,
+        };
+        (answers.iter().map(len).sum(), self.busy - before)
+    }
+
+    /// Messages that were thrown away for this reason.
+    pub fn dropped(&self, reason: ike::DropReason) -> u64 {
+        self.overlay.ike().drops().find(|(why, _)| *why == reason).map_or(0, |(_, count)| count)
+    }
+
     /// Prefixes that are registered.
     pub fn bindings(&self) -> usize {
         self.overlay.bindings().count()
