@@ -33,8 +33,8 @@ pub struct Lab {
     daemons: Vec<Daemon>,
 }
 
-/// A machine of a lab.
-#[derive(Debug)]
+/// A machine of a lab; copies are the same one.
+#[derive(Debug, Clone)]
 pub struct Node {
     name: String,
     holder: Process,

@@ -3,5 +3,6 @@
 
 pub mod bench;
 pub mod e2e;
+pub mod matrix;
 pub mod scale;
 pub mod sim;

@@ -1,16 +1,20 @@
 //! Side by side with FRR's nhrpd, as Debian packages it: our spokes at its hub, its spokes at ours.
 //!
-//! GRE in clear, key 42, as FRR without IPsec has it. With `GOLDEN=FOLDER` the NHRP packets that pass the
+//! GRE in clear, key 42, as FRR without IPsec has it; and in the ESP of stock strongSwan, which knows
+//! nothing of FRR: a trap policy for all GRE keeps it in, and makes the key exchange begin. With `GOLDEN=FOLDER` the NHRP packets that pass the
 //! hub's cable are kept there (in the virtual machine: a folder given with `--write`).
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use control::{Cache, ShortcutState, Shortcuts};
 use lab::ping::Replies;
+use overlay_tests::e2e::ipsec::{Connection, Foreign, Secret};
 use overlay_tests::e2e::nhrp::{self, Seen, keep};
 use overlay_tests::e2e::{Ca, Frr, Numbers, PATIENCE, Scene, Site, good, is_up, until};
+use overlay_tests::matrix::Peer;
 
 const REGISTRATION_REQUEST: u8 = 3;
 const REGISTRATION_REPLY: u8 = 4;
@@ -227,4 +231,80 @@ fn frrs_spokes_at_our_hub(plane: &str) {
 #[test]
 fn frrs_spokes_at_our_hub_userspace() {
     frrs_spokes_at_our_hub("userspace");
+}
+
+/// A hub and two spokes with certificates; which of them are ours, the test says by starting them.
+fn protected_scene(name: &str, ca: &Ca, plane: &str) -> Scene {
+    let nhrp = format!("{{ holding-time: {HOLDING} }}");
+    let site = |number| Site::new(ca, number).set("dataplane", plane).set("nhrp", &nhrp);
+    Scene::new(name, (0..=2).map(site))
+}
+
+/// Whatever GRE this node sends or gets is in ESP.
+fn strongswan(scene: &Scene, ca: &Ca, folder: &Path, number: u8) -> Foreign {
+    let identity = ca.issue(&Site::request(Numbers::default(), number));
+    let connection = Connection {
+        local: outer(number).to_string(),
+        remote: "%any".into(),
+        proof: Secret::Certificate(identity),
+        ike: None,
+        esp: None,
+        trap: true,
+    };
+    Foreign::start(Peer::StrongSwan, scene.node(spoke(number)), folder, connection)
+}
+
+fn our_spokes_at_frr_and_strongswan(plane: &str) {
+    let ca = Ca::new("Overlay CA");
+    let folder = good("make a folder", tempfile::tempdir());
+    let mut scene = protected_scene("frr-ipsec", &ca, plane);
+    let recording = scene.record();
+    let _strongswan = strongswan(&scene, &ca, folder.path(), 0);
+    let hub = frr_hub(&scene);
+    for (number, spoke) in [(1, "spoke-a"), (2, "spoke-b")] {
+        scene.start(spoke);
+        scene.registered(spoke);
+        in_cache(&scene, &hub, number, true);
+    }
+    let lan = Numbers::default().lan(2, 10).addr();
+    assert_eq!(direct(&scene, "host-a", lan, 2).lost(), 0);
+    let seen = recording.stop(&scene.inner());
+    if plane == "userspace" { seen.sees_ciphers_only() } else { seen.sees_nothing() }
+}
+
+#[test]
+fn our_spokes_at_a_hub_of_frr_and_strongswan_kernel() {
+    our_spokes_at_frr_and_strongswan("kernel");
+}
+
+#[test]
+fn our_spokes_at_a_hub_of_frr_and_strongswan_userspace() {
+    our_spokes_at_frr_and_strongswan("userspace");
+}
+
+fn frr_and_strongswan_at_our_hub(plane: &str) {
+    let numbers = Numbers::default();
+    let ca = Ca::new("Overlay CA");
+    let folder = good("make a folder", tempfile::tempdir());
+    let mut scene = protected_scene("ipsec-at", &ca, plane);
+    let recording = scene.record();
+    for node in ["hub", "spoke-a"] {
+        scene.start(node);
+    }
+    scene.registered("spoke-a");
+    let _strongswan = strongswan(&scene, &ca, folder.path(), 2);
+    let frr = frr_spoke(&scene, 2);
+    let address = IpAddr::from(inner(2));
+    scene.when("hub", "show nhrp cache", "the FRR spoke is registered", |cache: &Cache| {
+        cache.entries.iter().any(|entry| entry.next_hop == Some(address))
+    });
+    frr.when(&scene, "show ip nhrp cache", |told| told.contains(" nhs "));
+    direct(&scene, "host-a", address, 1);
+    direct(&scene, "spoke-b", numbers.lan(1, 10).addr(), 1);
+    recording.stop(&scene.inner()).sees_nothing();
+}
+
+#[test]
+fn a_spoke_of_frr_and_strongswan_at_our_hub_kernel() {
+    frr_and_strongswan_at_our_hub("kernel");
 }

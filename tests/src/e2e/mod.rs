@@ -13,6 +13,7 @@
 
 mod authority;
 mod frr;
+pub mod ipsec;
 pub mod nhrp;
 mod onlooker;
 mod site;

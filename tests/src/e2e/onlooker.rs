@@ -23,7 +23,8 @@ pub struct Onlooker {
 }
 
 impl Recording {
-    pub(super) fn new(captures: Vec<Capture>) -> Self {
+    /// Of these links.
+    pub fn new(captures: Vec<Capture>) -> Self {
         Self(captures)
     }
 
@@ -61,6 +62,14 @@ impl Onlooker {
     /// IKE and encrypted data are there, no GRE, nothing else that carries data, no inner address.
     #[track_caller]
     pub fn sees_nothing(&self) {
+        self.sees_ciphers_only();
+        assert!(self.leaks.is_empty(), "{:#?}", self.leaks);
+    }
+
+    /// The same by what the packets are, and not by what is in them: a capture shares the memory of
+    /// what UDP GSO has cut, and a kernel that receives it decrypts it where it is.
+    #[track_caller]
+    pub fn sees_ciphers_only(&self) {
         assert!(self.count(|kind| matches!(kind, Kind::Ike(_))) > 0, "{:#?}", self.kinds);
         assert!(self.count(Kind::data) > 0, "{:#?}", self.kinds);
         let strange = |kind: &Kind| {
@@ -71,6 +80,5 @@ impl Onlooker {
         let example = self.packets.iter().map(|packet| Packet::of(&packet.bytes));
         let example = example.filter(|packet| strange(&packet.kind)).map(|p| p.to_string()).next();
         assert_eq!(example, None, "{:#?}", self.kinds);
-        assert!(self.leaks.is_empty(), "{:#?}", self.leaks);
     }
 }
