@@ -53,7 +53,7 @@ pub fn plot(runs: &[Measured], title: &str, unit: &str, figure: fn(&Measured) ->
         bottom = TOP + HEIGHT,
         right = LEFT + WIDTH,
     );
-    for (protection, colour, above) in [("esp", "#2a7de1", -10.0), ("none", "#d98032", 20.0)] {
+    for (protection, colour) in [("esp", "#2a7de1"), ("none", "#d98032")] {
         let line: Vec<&Measured> = runs.iter().filter(|r| r.protection == protection).collect();
         let points: Vec<String> =
             line.iter().map(|run| format!("{:.0},{:.0}", x(run), y(figure(run)))).collect();
@@ -68,7 +68,7 @@ pub fn plot(runs: &[Measured], title: &str, unit: &str, figure: fn(&Measured) ->
                 "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"middle\" fill=\"{colour}\">{:.0}</text>\
                  <text x=\"{0:.0}\" y=\"{:.0}\" text-anchor=\"middle\">{}</text>",
                 x(run),
-                y(figure(run)) + above,
+                y(figure(run)) - 10.0,
                 figure(run),
                 TOP + HEIGHT + 20.0,
                 run.spokes
@@ -80,7 +80,7 @@ pub fn plot(runs: &[Measured], title: &str, unit: &str, figure: fn(&Measured) ->
                 svg,
                 "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\" fill=\"{colour}\">{name}</text>",
                 x(run) - 30.0,
-                y(figure(run)) + above
+                y(figure(run)) - 10.0
             );
         }
     }
