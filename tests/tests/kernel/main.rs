@@ -4,4 +4,5 @@
 
 #[path = "../e2e/cold_start.rs"]
 mod cold_start;
+mod mixed;
 mod tables;
