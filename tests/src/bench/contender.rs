@@ -8,6 +8,8 @@ use lab::{Daemon, Lab, Topology};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const NODES: [&str; 3] = ["hub", "a", "b"];
+/// Of the kernel's tunnels, in bytes: the same for both.
+const KERNEL_MTU: &str = "1400";
 
 /// One way to join the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,10 @@ pub enum Contender {
     /// A WireGuard program that is set up with `wg`: its command line, to which the device's name
     /// is added.
     WireGuard(&'static str),
+    /// This project, kernel data plane with ESP.
+    Kernel,
+    /// The same tunnel as that of [`Self::Kernel`], set up with `ip` and nobody to look after it.
+    ByHand,
 }
 
 /// A contender at work.
@@ -32,8 +38,11 @@ pub struct Scene {
 }
 
 impl Contender {
-    /// All that are known, the control first.
-    pub const ALL: [Self; 6] = [
+    /// Those that want Debian's kernel, the control first.
+    pub const KERNEL: [Self; 3] = [Self::Plain, Self::Kernel, Self::ByHand];
+
+    /// Those whose packets go through the program, the control first.
+    pub const USERSPACE: [Self; 6] = [
         Self::Plain,
         Self::Nhrpd("esp"),
         Self::Nhrpd("wireguard"),
@@ -48,6 +57,8 @@ impl Contender {
             Self::Plain => "veth, no tunnel".into(),
             Self::Nhrpd(mode) => format!("nhrpd {mode}"),
             Self::WireGuard(command) => program(command).into(),
+            Self::Kernel => "nhrpd kernel".into(),
+            Self::ByHand => "by hand".into(),
         }
     }
 
@@ -64,7 +75,8 @@ impl Contender {
         let mut daemons = Vec::new();
         match self {
             Self::Plain => {}
-            Self::Nhrpd(_) => {
+            Self::ByHand => by_hand(&lab)?,
+            Self::Nhrpd(_) | Self::Kernel => {
                 for node in NODES {
                     daemons.push(lab.take_daemon(node, "nhrpd").map_err(words)?);
                 }
@@ -88,7 +100,12 @@ impl Contender {
 
     fn topology(self) -> String {
         let mut text = String::from("name: bench\nlinks: { wa: , wb: }\n");
-        if let Self::Nhrpd(_) = self {
+        let ours = match self {
+            Self::Nhrpd(mode) => Some((mode, "userspace", "auto")),
+            Self::Kernel => Some(("esp", "kernel", KERNEL_MTU)),
+            _ => None,
+        };
+        if ours.is_some() {
             text += "setup:\n  - overlayctl pki init\n";
             for (name, n) in NODES.iter().zip(1..) {
                 text += &format!("  - overlayctl pki issue {name} --address 172.16.0.{n}\n");
@@ -107,10 +124,10 @@ impl Contender {
                 2 => "    routes: { default: 10.1.0.1 }\n",
                 _ => "    routes: { default: 10.2.0.1 }\n",
             };
-            if let Self::Nhrpd(mode) = self {
+            if let Some((mode, plane, mtu)) = ours {
                 let role = match n {
                     1 => "nhrp: { registrations: accept, redirect: false }".to_owned(),
-                    _ => format!("nhs: [{{ address: 172.16.0.1, nbma: 10.{}.0.1 }}]", n - 1),
+                    _ => "nhs: [{ address: 172.16.0.1, nbma: 10.1.0.1 }]".to_owned(),
                 };
                 let security = format!(
                     "{{ certificate: node.crt, private-key: node.key, ca: ca.crt, \
@@ -122,17 +139,56 @@ impl Contender {
       /etc/nhrpd/node.key: {{ copy: pki/issued/{name}.key }}
       /etc/nhrpd/ca.crt: {{ copy: pki/ca.crt }}
       /etc/nhrpd/nhrpd.yaml: |
-        tunnel: {{ interface: dmvpn0, address: 172.16.0.{n}/24, key: 42 }}
+        tunnel: {{ interface: dmvpn0, address: 172.16.0.{n}/24, key: 42, mtu: {mtu} }}
         underlay: {{ source: eth0 }}
         {role}
         security: {security}
-        dataplane: userspace
+        dataplane: {plane}
     run: [nhrpd --config /etc/nhrpd/nhrpd.yaml --socket /run/nhrpd/nhrpd.sock]\n"
                 );
             }
         }
         text
     }
+}
+
+/// What [`Contender::Kernel`] makes, with `ip`: multipoint GRE, neighbours, ESP with AES-256-GCM,
+/// ESN and the same replay window in transport mode.
+fn by_hand(lab: &Lab) -> Result<(), String> {
+    const OUTER: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.2.0.2"];
+    for (own, name) in NODES.iter().enumerate() {
+        let (inner, outer) = (own + 1, OUTER[own]);
+        let mut script = format!(
+            "set -e
+            ip link add gre1 type gre local {outer} key 42 ttl 64 nopmtudisc ignore-df
+            ip address add 172.16.0.{inner}/24 dev gre1
+            ip link set gre1 mtu {KERNEL_MTU} up\n"
+        );
+        // The hub with each, and they with the hub.
+        for other in if own == 0 { 1..3 } else { 0..1 } {
+            let peer = OUTER[other];
+            script += &format!(
+                "ip neigh add 172.16.0.{} lladdr {peer} dev gre1 nud permanent\n",
+                other + 1
+            );
+            for (from, to, spi, direction) in [
+                (outer, peer, 0x1000 + 16 * own + other, "out"),
+                (peer, outer, 0x1000 + 16 * other + own, "in"),
+            ] {
+                let key = "42".repeat(36);
+                script += &format!(
+                    "ip xfrm state add src {from} dst {to} proto esp spi {spi:#x} reqid 1 \
+                     mode transport replay-window 4096 flag esn \
+                     aead 'rfc4106(gcm(aes))' 0x{key} 128
+                     ip xfrm policy add src {from}/32 dst {to}/32 proto gre dir {direction} \
+                     tmpl src {from} dst {to} proto esp reqid 1 mode transport\n"
+                );
+            }
+        }
+        let node = lab.node(name).map_err(|error| error.to_string())?;
+        node.run(["sh", "-c", &script]).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 fn program(command: &str) -> &str {

@@ -165,20 +165,22 @@ fn ping_under_load(from: &Node, to: Ipv4Addr, time: Duration) -> Result<[f64; 2]
 
 /// CPU seconds that the daemons of `hub` and `a` have used.
 fn cpu(scene: &Scene) -> Result<f64, String> {
-    let mut ticks = 0;
-    for daemon in scene.daemons.iter().take(2) {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid()))
-            .map_err(|error| error.to_string())?;
-        // utime and stime, behind the name, which may have blanks.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
-        ticks += fields.take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
-    }
+    scene.daemons.iter().take(2).map(|daemon| cpu_seconds(daemon.pid())).sum()
+}
+
+/// CPU seconds that a process has used.
+pub(super) fn cpu_seconds(pid: i32) -> Result<f64, String> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    // utime and stime, behind the name, which may have blanks.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    let ticks: u64 = fields.take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     // USER_HZ is 100 on every architecture of Linux that matters here.
     Ok(ticks as f64 / 100.0)
 }
 
 /// A figure of /proc/PID/status, KiB.
-fn status(pid: i32, key: &str) -> Result<f64, String> {
+pub(super) fn status(pid: i32, key: &str) -> Result<f64, String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string())?;
     let line = text.lines().find_map(|line| line.strip_prefix(key));
     let figure = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());

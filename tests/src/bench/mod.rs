@@ -11,6 +11,7 @@
 
 mod contender;
 mod measure;
+pub mod registrations;
 mod report;
 
 use std::path::Path;

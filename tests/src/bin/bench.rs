@@ -22,9 +22,12 @@ struct Arguments {
     /// Only these figures, by their keys in bench.json, such as tcp1_up,udp64.
     #[arg(long, value_delimiter = ',')]
     measure: Vec<String>,
-    /// Contender that ratios are to.
-    #[arg(long, default_value = "boringtun-cli")]
-    against: String,
+    /// Contender that ratios are to: boringtun-cli, with --kernel the tunnel set up by hand.
+    #[arg(long)]
+    against: Option<String>,
+    /// The kernel data plane beside the same tunnel set up by hand. In the lab's virtual machine.
+    #[arg(long)]
+    kernel: bool,
     /// Folder with the other programs.
     #[arg(long, default_value = "target/peers/bin")]
     peers: PathBuf,
@@ -48,9 +51,15 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         let only = &arguments.only;
         only.is_empty() || only.iter().any(|word| contender.name().contains(word))
     };
-    let contenders: Vec<_> = Contender::ALL.into_iter().filter(wanted).collect();
+    let (all, against) = match arguments.kernel {
+        true => (&Contender::KERNEL[..], "by hand"),
+        false => (&Contender::USERSPACE[..], "boringtun-cli"),
+    };
+    let against = arguments.against.as_deref().unwrap_or(against);
+    let contenders: Vec<_> = all.iter().copied().filter(wanted).collect();
     if contenders.is_empty() {
-        let known = Contender::ALL.map(Contender::name).join(", ");
+        let known: Vec<_> = all.iter().map(|contender| contender.name()).collect();
+        let known = known.join(", ");
         return Err(format!("no contender has such a name; known are: {known}"));
     }
     let known = |key: &&String| METRICS.iter().any(|metric| metric.key == **key);
@@ -79,7 +88,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
          15 minutes) when the run began: {}.\n{}",
         machine(),
         before.split_whitespace().take(3).collect::<Vec<_>>().join(", "),
-        bench::table(&results, &arguments.against)
+        bench::table(&results, against)
     );
     let json = serde_json::to_string_pretty(&results).map_err(|error| error.to_string())?;
     write("bench.json", &json)?;

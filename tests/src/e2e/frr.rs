@@ -68,6 +68,11 @@ impl Frr {
         Self::start(scene, node, &daemons)
     }
 
+    /// Its daemons, zebra first.
+    pub fn daemons(&self) -> &[Daemon] {
+        &self.daemons
+    }
+
     /// What vtysh says to a command.
     #[track_caller]
     pub fn show(&self, scene: &Scene, command: &str) -> String {
