@@ -9,7 +9,7 @@
 //! There is no keepalive (RFC 3948 §4): a node behind a translator asks its peer for a sign of life
 //! at least every `KEEPALIVE`, on the same port.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -31,13 +31,19 @@ pub struct Nat {
     pub local: bool,
     /// The peer.
     pub remote: bool,
+    /// One of them wants ESP in UDP anyway, and so does not tell where it is.
+    pub wanted: bool,
 }
 
 impl Nat {
+    /// ESP goes in UDP.
     pub(crate) fn any(self) -> bool {
-        self.local || self.remote
+        self.local || self.remote || self.wanted
     }
 }
+
+/// Where a node says that it is that wants ESP in UDP anyway: nobody is there.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// SHA-1 of the SPIs, the address and the port.
 fn hash(spis: (u64, u64), at: SocketAddr) -> Vec<u8> {
@@ -76,7 +82,7 @@ impl Engine {
         let own = self.address.map(|own| SocketAddr::new(own, port));
         let source = match own.filter(|_| !self.config.encapsulate) {
             Some(own) => hash(spis, own),
-            None => hash((spis.1, spis.0), remote),
+            None => hash(spis, NOWHERE),
         };
         [
             Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_SOURCE_IP, source)),
@@ -100,10 +106,16 @@ impl Engine {
         let mut destinations = said(payloads, NotifyType::NAT_DETECTION_DESTINATION_IP).peekable();
         sources.peek().and(destinations.peek())?;
         let own = self.address.map(|own| hash(spis, SocketAddr::new(own, port)));
+        let nowhere = hash(spis, NOWHERE);
+        let (mut seen, mut wanted) = (false, false);
+        for data in sources {
+            seen |= data == source;
+            wanted |= data == nowhere;
+        }
         Some(Nat {
-            local: self.config.encapsulate
-                || !destinations.any(|data| own.as_deref() == Some(data)),
-            remote: !sources.any(|data| data == source),
+            local: !destinations.any(|data| own.as_deref() == Some(data)),
+            remote: !seen && !wanted,
+            wanted: wanted || self.config.encapsulate,
         })
     }
 

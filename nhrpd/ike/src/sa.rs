@@ -353,7 +353,7 @@ impl Sa {
 
     /// When something has to be done about it.
     pub(crate) fn deadline(&self, dead_peer_interval: Duration) -> Instant {
-        let keepalive = if self.nat.local { KEEPALIVE } else { Duration::MAX };
+        let keepalive = if self.nat.local || self.nat.wanted { KEEPALIVE } else { Duration::MAX };
         let quiet = self.last_heard + dead_peer_interval.min(keepalive);
         match (&self.state, &self.outstanding) {
             (State::HalfOpen(_) | State::Refused, _) => self.begun + HALF_OPEN_LIFETIME,

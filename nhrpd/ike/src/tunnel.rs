@@ -324,8 +324,8 @@ impl Engine {
             return Err(no_proposal("responder insists on tunnel mode; GRE needs transport mode"));
         }
         let own = self.own_address(sa.remote).map_err(|words| no_proposal(words.0))?;
-        let fits = child::grants(granted.initiator, own, sa.nat.local)
-            && child::grants(granted.responder, sa.remote.ip(), sa.nat.remote);
+        let fits = child::grants(granted.initiator, own, sa.nat.any())
+            && child::grants(granted.responder, sa.remote.ip(), sa.nat.any());
         if !fits {
             let words = "responder's traffic selectors do not hold GRE (47) between the two nodes";
             return Err((NotifyType::TS_UNACCEPTABLE, Refusal(words.into())));

@@ -48,8 +48,21 @@ fn either_side_can_ask_for_esp_in_udp() {
     for config in [[asking(), esp()], [esp(), asking()], [asking(), asking()]] {
         let net = exchange("192.0.2.1:4500", "192.0.2.2:4500", config);
         net.assert_one_sa();
-        assert!(encapsulated(&net.nodes[A]));
+        for node in &net.nodes {
+            assert!(encapsulated(node));
+            let nat = node.engine.sas().next().unwrap().nat;
+            assert_eq!((nat.local, nat.remote, nat.wanted), (false, false, true));
+        }
     }
+}
+
+#[test]
+fn who_wants_esp_in_udp_anyway_still_finds_out_where_it_is() {
+    let asking = || Config { encapsulate: true, ..esp() };
+    let net = exchange("198.51.100.1:61000", "192.0.2.2:4500", [asking(), esp()]);
+    let nat = |node: &Node| node.engine.sas().next().unwrap().nat;
+    assert!(nat(&net.nodes[A]).local && nat(&net.nodes[A]).wanted);
+    assert!(nat(&net.nodes[B]).wanted);
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(crate) fn ike_sa(sas: &IkeSas, detail: bool) -> String {
 fn write_detail(out: &mut String, sa: &IkeSa) -> fmt::Result {
     let rekey = or_dash(sa.rekey_seconds.map(elapsed));
     let nat = match (sa.nat_local, sa.nat_remote) {
-        (false, false) => "none",
+        (false, false) => "none found",
         (true, false) => "in front of this node",
         (false, true) => "in front of the peer",
         (true, true) => "in front of both",
