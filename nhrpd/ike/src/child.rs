@@ -22,6 +22,9 @@ const FIRST_SPI: u32 = 256;
 /// AUTH_HMAC_SHA2_256_128 (RFC 4868).
 const HMAC_SHA2_256_128: u16 = 12;
 
+/// Time enough for a rekeying that meets with difficulties.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
+
 /// A responder takes a CHILD_SA for known to the initiator after this time without a repetition.
 const CONFIRM_WAIT: Duration = Duration::from_secs(1);
 
@@ -464,7 +467,7 @@ impl Engine {
     /// Keys are renewed in time, again and again if need be; who cannot do so any more, because he
     /// crashed, leaves none behind for ever.
     pub(crate) fn lifetime(&self) -> Duration {
-        2 * self.config.rekey_interval
+        (2 * self.config.rekey_interval).max(SHORTEST_LIFETIME)
     }
 
     /// An SPI for what a peer sends, that nothing else on this node uses. A datagram that begins
