@@ -8,6 +8,7 @@ use lab::{Daemon, Lab, Topology};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const NODES: [&str; 3] = ["hub", "a", "b"];
+const OUTER: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.2.0.2"];
 /// Of the kernel's tunnels, in bytes: the same for both.
 const KERNEL_MTU: &str = "1400";
 
@@ -127,8 +128,13 @@ impl Contender {
             if let Some((mode, plane, mtu)) = ours {
                 let role = match n {
                     1 => "nhrp: { registrations: accept, redirect: false }".to_owned(),
-                    _ => "nhs: [{ address: 172.16.0.1, nbma: 10.1.0.1 }]".to_owned(),
+                    // In the kernel a node has one address.
+                    _ if plane == "kernel" => {
+                        "nhs: [{ address: 172.16.0.1, nbma: 10.1.0.1 }]".to_owned()
+                    }
+                    _ => format!("nhs: [{{ address: 172.16.0.1, nbma: 10.{}.0.1 }}]", n - 1),
                 };
+                let source = if plane == "kernel" { OUTER[n - 1] } else { "eth0" };
                 let security = format!(
                     "{{ certificate: node.crt, private-key: node.key, ca: ca.crt, \
                      mode: {mode} }}"
@@ -140,7 +146,7 @@ impl Contender {
       /etc/nhrpd/ca.crt: {{ copy: pki/ca.crt }}
       /etc/nhrpd/nhrpd.yaml: |
         tunnel: {{ interface: dmvpn0, address: 172.16.0.{n}/24, key: 42, mtu: {mtu} }}
-        underlay: {{ source: eth0 }}
+        underlay: {{ source: {source} }}
         {role}
         security: {security}
         dataplane: {plane}
@@ -155,7 +161,6 @@ impl Contender {
 /// What [`Contender::Kernel`] makes, with `ip`: multipoint GRE, neighbours, ESP with AES-256-GCM,
 /// ESN and the same replay window in transport mode.
 fn by_hand(lab: &Lab) -> Result<(), String> {
-    const OUTER: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.2.0.2"];
     for (own, name) in NODES.iter().enumerate() {
         let (inner, outer) = (own + 1, OUTER[own]);
         let mut script = format!(
