@@ -96,6 +96,7 @@ pub fn measure(hub: Hub, count: u32, clients: &[String]) -> Result<Measured, Str
     let frr = match hub {
         Hub::Nhrpd => {
             scene.start("hub");
+            scene.dmvpn("hub", "answers", |_| true);
             None
         }
         Hub::Frr => Some(frr(&scene)),
