@@ -190,6 +190,11 @@ fn by_hand(lab: &Lab) -> Result<(), String> {
                 );
             }
         }
+        if own > 0 {
+            let (spoke, hub) = (4 - own, OUTER[0]);
+            script +=
+                &format!("ip neigh add 172.16.0.{spoke} lladdr {hub} dev gre1 nud permanent\n");
+        }
         let node = lab.node(name).map_err(|error| error.to_string())?;
         node.run(["sh", "-c", &script]).map_err(|error| error.to_string())?;
     }
