@@ -24,9 +24,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use config::Config;
-use dataplane::probe;
-use dataplane::userspace::ESP_CIPHERS;
-use ike::EspCipher;
+use dataplane::{esp_ciphers, probe};
 use key_log::KeyTables;
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -62,11 +60,8 @@ pub fn check(path: &Path) -> anyhow::Result<String> {
         config::Source::Device(_) => None,
     };
     let choice = plane::choose(&config, nbma)?;
-    let (name, ciphers) = match choice.kernel {
-        true => ("kernel", &EspCipher::ALL[..]),
-        false => ("userspace", &ESP_CIPHERS[..]),
-    };
-    assemble::esp(&config, ciphers)?;
+    let name = if choice.kernel { "kernel" } else { "userspace" };
+    assemble::esp(&config, esp_ciphers(choice.kernel))?;
     writeln!(said, "data plane: {name} ({})", choice.why)?;
     let secured = config.security != config::Security::None;
     for (name, abilities) in [("kernel", probe::kernel(secured)), ("userspace", probe::userspace())]

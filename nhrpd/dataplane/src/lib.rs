@@ -16,5 +16,5 @@ pub use error::Error;
 pub use kernel::Kernel;
 pub use mtu::{Overhead, tunnel_mtu};
 pub use netlink::ROUTE_PROTOCOL;
-pub use plane::DataPlane;
+pub use plane::{DataPlane, esp_ciphers};
 pub use userspace::{Config, Userspace};

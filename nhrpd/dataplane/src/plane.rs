@@ -28,6 +28,11 @@ macro_rules! either {
     };
 }
 
+/// Ciphers of ESP that the kernel data plane has, or the one in this process; the preferred first.
+pub fn esp_ciphers(kernel: bool) -> &'static [EspCipher] {
+    if kernel { &EspCipher::ALL } else { &ESP_CIPHERS }
+}
+
 impl DataPlane {
     /// Starts the data plane in the kernel.
     ///
@@ -47,10 +52,7 @@ impl DataPlane {
 
     /// Ciphers of ESP, the preferred first.
     pub fn esp_ciphers(&self) -> &'static [EspCipher] {
-        match self {
-            Self::Kernel(_) => &EspCipher::ALL,
-            Self::Userspace(_) => &ESP_CIPHERS,
-        }
+        esp_ciphers(matches!(self, Self::Kernel(_)))
     }
 
     /// Compares with what is, and repairs the difference. Cheap where little changed.

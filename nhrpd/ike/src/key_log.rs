@@ -47,6 +47,9 @@ fn line() -> Zeroizing<String> {
 impl Engine {
     /// Not with algorithms that Wireshark does not know.
     pub(crate) fn log_ike_keys(&mut self, spis: (u64, u64), suite: &Suite, keys: &Keys) {
+        if !self.config.key_log {
+            return;
+        }
         let integrity = match suite.integrity {
             None => "NONE [RFC4306]".to_owned(),
             Some(a) => format!("HMAC_{}_{} [RFC4868]", hash(a.name), a.tag_len * 8),
@@ -58,9 +61,6 @@ impl Engine {
             "aes256gcm16" => "AES-GCM-256 with 16 octet ICV [RFC5282]",
             _ => return,
         };
-        if !self.config.key_log {
-            return;
-        }
         let mut line = line();
         let [ai, ar, ei, er] = keys.protection().map(Hex);
         let (initiator, responder) = spis;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use lab::Daemon;
-use nhrp::engine::{Authorization, Config, Engine, Limits, Output, Server, Usage};
+use nhrp::engine::{Authorization, Config, Engine, Limits, Output, Server};
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::measure::{cpu_seconds, status};
 use crate::e2e::{Ca, Frr, Numbers, Scene, Site};
+use crate::scale::NoTraffic;
 
 const HOLDING: Duration = Duration::from_secs(7200);
 const KEY: u32 = 42;
@@ -124,20 +125,9 @@ pub fn measure(hub: Hub, count: u32, clients: &[String]) -> Result<Measured, Str
 
 /// As [`Frr::nhrpd`], without debugging.
 fn frr(scene: &Scene) -> Frr {
-    let outer = Numbers::default().underlay(0, 10).addr();
-    scene.run("hub", &format!("ip link add gre1 type gre key {KEY} ttl 64 local {outer}"));
-    scene.run("hub", "ip address add 172.16.0.1/32 dev gre1");
-    scene.run("hub", "ip link set gre1 up");
+    Frr::device(scene, "hub", 0);
     let nhrp = "interface gre1\n ip nhrp network-id 1\n ip nhrp holdtime 7200\n".to_owned();
     Frr::start(scene, "hub", &[("zebra", String::new()), ("nhrpd", nhrp)])
-}
-
-struct NoTraffic;
-
-impl Usage for NoTraffic {
-    fn packets(&self, _: IpNet) -> u64 {
-        0
-    }
 }
 
 /// What runs on the clients' node: registers `count` clients at the hub, renews them, and gives

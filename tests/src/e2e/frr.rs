@@ -55,12 +55,7 @@ impl Frr {
     /// has nobody who would. `nhrp` are the lines of its interface, `routes` those of staticd.
     #[track_caller]
     pub fn nhrpd(scene: &Scene, node: &str, number: u8, nhrp: &[&str], routes: &[&str]) -> Self {
-        let numbers = Numbers::default();
-        let (outer, inner) = (numbers.underlay(number, 10).addr(), numbers.tunnel(number).addr());
-        // Not FRR's `tunnel source`: it makes the device anew, without key and down.
-        scene.run(node, &format!("ip link add gre1 type gre key 42 ttl 64 local {outer}"));
-        scene.run(node, &format!("ip address add {inner}/32 dev gre1"));
-        scene.run(node, "ip link set gre1 up");
+        Self::device(scene, node, number);
         let nhrp: String = nhrp.iter().map(|line| format!(" {line}\n")).collect();
         let routes = routes.iter().map(|route| format!("ip route {route}\n")).collect();
         let nhrp = format!("debug nhrp all\nnhrp nflog-group 1\ninterface gre1\n{nhrp}");
@@ -71,6 +66,17 @@ impl Frr {
     /// Its daemons, zebra first.
     pub fn daemons(&self) -> &[Daemon] {
         &self.daemons
+    }
+
+    /// The mGRE device `gre1` of site `number`.
+    #[track_caller]
+    pub fn device(scene: &Scene, node: &str, number: u8) {
+        let numbers = Numbers::default();
+        let (outer, inner) = (numbers.underlay(number, 10).addr(), numbers.tunnel(number).addr());
+        // Not FRR's `tunnel source`: it makes the device anew, without key and down.
+        scene.run(node, &format!("ip link add gre1 type gre key 42 ttl 64 local {outer}"));
+        scene.run(node, &format!("ip address add {inner}/32 dev gre1"));
+        scene.run(node, "ip link set gre1 up");
     }
 
     /// What vtysh says to a command.

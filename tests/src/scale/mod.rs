@@ -8,5 +8,6 @@ mod report;
 
 pub use flood::{Flood, flood};
 pub use hub::{Hub, Protection};
+pub(crate) use nhrp::NoTraffic;
 pub use nhrp::{Rates, registrations};
 pub use report::{Measured, plot, table};

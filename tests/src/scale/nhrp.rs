@@ -10,7 +10,8 @@ use rand_core::SeedableRng as _;
 
 pub(super) const HOLDING: Duration = Duration::from_secs(600);
 
-pub(super) struct NoTraffic;
+/// Nothing is used.
+pub(crate) struct NoTraffic;
 
 impl Usage for NoTraffic {
     fn packets(&self, _: IpNet) -> u64 {
