@@ -3,4 +3,5 @@
 //! Sans-IO: no sockets, no clock, no source of randomness. Time and randomness are arguments.
 
 pub mod engine;
+pub mod index;
 pub mod wire;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use nhrp::engine::{Authorization, Binding, BindingKind, Engine, Nbma};
+use nhrp::index::Index;
 
 use crate::config::{Config, Member};
 use crate::desired::{Desired, Hop, Peer, PeerId, Transport};
@@ -53,7 +54,7 @@ pub(crate) struct Known<'a> {
 #[derive(Debug)]
 pub(crate) struct Forwarding {
     desired: Desired,
-    outcomes: BTreeMap<IpNet, Outcome>,
+    outcomes: Index<IpNet, Outcome>,
     uses: BTreeMap<PeerId, Uses>,
     /// Keys of sessions that have not been looked at yet.
     keyed: BTreeMap<PeerId, Transport>,
@@ -146,11 +147,12 @@ pub(crate) fn impersonates(
     Some(format!("stands at the address of next-hop server {server}, but {allowance}"))
 }
 
-impl Default for Forwarding {
-    fn default() -> Self {
+impl Forwarding {
+    /// `seed` as for [`Index::new`].
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             desired: Desired::default(),
-            outcomes: BTreeMap::new(),
+            outcomes: Index::new(seed),
             uses: BTreeMap::new(),
             keyed: BTreeMap::new(),
             defaulted: Vec::new(),
@@ -159,9 +161,7 @@ impl Default for Forwarding {
             all: true,
         }
     }
-}
 
-impl Forwarding {
     /// The desired state as of the last [`Self::update`].
     pub(crate) fn desired(&self) -> &Desired {
         &self.desired
@@ -202,7 +202,7 @@ impl Forwarding {
         let mut prefixes = std::mem::take(&mut self.touched);
         if std::mem::take(&mut self.all) {
             prefixes.extend(known.bindings.all());
-            prefixes.extend(self.outcomes.keys());
+            prefixes.extend(self.outcomes.sorted_keys());
             ids.extend(known.sessions.iter().map(|(id, _)| id));
             ids.extend(self.desired.peers.keys());
             self.desired.routes.clear();

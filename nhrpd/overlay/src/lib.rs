@@ -122,13 +122,14 @@ impl Overlay {
     ) -> Self {
         let servers =
             config.nhrp.servers.iter().filter_map(|s| Some((s.address, s.nbma?))).collect();
+        let port = match config.security {
+            Security::None => 0,
+            Security::Ike => config.port,
+        };
         let mut overlay = Self {
             nhrp: nhrp::Engine::new(config.nhrp.clone(), now.instant, rng),
             ike: ike::Engine::new(config.ike.clone()),
-            sessions: Sessions::new(match config.security {
-                Security::None => 0,
-                Security::Ike => config.port,
-            }),
+            sessions: Sessions::new(port, rng.next_u64()),
             config,
             credentials,
             lingering: BTreeMap::new(),
@@ -136,7 +137,7 @@ impl Overlay {
             servers,
             refusals: Refusals::default(),
             outputs: VecDeque::new(),
-            forwarding: Forwarding::default(),
+            forwarding: Forwarding::new(rng.next_u64()),
             unknown_budget: Budget::new(now.instant, UNKNOWN_PER_SECOND),
             adopted_budget: Budget::new(now.instant, ADOPTED_PER_SECOND),
             renewal: Renewal::default(),

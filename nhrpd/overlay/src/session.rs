@@ -1,6 +1,7 @@
 //! The sessions of one node: one per key exchange, found by every name that others use for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use ike::nat::PLAIN_PORT;
 use ike::{SaId, TunnelId};
 use ipnet::IpNet;
 use nhrp::engine::{Authorization, Nbma};
+use nhrp::index::Index;
 
 use crate::desired::PeerId;
 
@@ -48,18 +50,77 @@ impl Proof {
 }
 
 /// All sessions, by id, SA, NBMA address and the tunnel addresses that they may claim.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
     by_id: BTreeMap<PeerId, Box<Session>>,
     by_sa: BTreeSet<(SaId, PeerId)>,
-    by_nbma: BTreeSet<(Nbma, PeerId)>,
-    by_host: BTreeSet<(IpAddr, PeerId)>,
+    by_nbma: ByName<Nbma>,
+    by_host: ByName<IpAddr>,
     by_identity: BTreeSet<(String, PeerId)>,
     idle: BTreeSet<(Instant, PeerId)>,
     last_id: u32,
     /// UDP port that means "the well-known one".
     port: u16,
     touched: Touched,
+}
+
+/// Sessions by a name that mostly one of them has.
+#[derive(Debug)]
+struct ByName<N> {
+    newest: Index<N, PeerId>,
+    /// Those that are not the newest ones of their names.
+    others: BTreeSet<(N, PeerId)>,
+}
+
+impl<N: Copy + Ord + Hash> ByName<N> {
+    fn new(seed: u64) -> Self {
+        Self { newest: Index::new(seed), others: BTreeSet::new() }
+    }
+
+    fn insert(&mut self, name: N, id: PeerId) {
+        match self.newest.get_mut(&name) {
+            Some(newest) => {
+                let older = id.min(*newest);
+                *newest = id.max(*newest);
+                if older != *newest {
+                    self.others.insert((name, older));
+                }
+            }
+            None => drop(self.newest.insert(name, id)),
+        }
+    }
+
+    fn remove(&mut self, name: N, id: PeerId) {
+        if self.newest.get(&name) != Some(&id) {
+            self.others.remove(&(name, id));
+            return;
+        }
+        let next = self.older(name).next();
+        match next {
+            Some(next) => {
+                self.others.remove(&(name, next));
+                self.newest.insert(name, next);
+            }
+            None => drop(self.newest.remove(&name)),
+        }
+    }
+
+    fn older(&self, name: N) -> impl Iterator<Item = PeerId> {
+        let range = (name, PeerId(0))..=(name, PeerId(u32::MAX));
+        let some = (!self.others.is_empty()).then(|| self.others.range(range));
+        some.into_iter().flatten().rev().map(|&(_, id)| id)
+    }
+
+    /// Newest first.
+    fn of(&self, name: N) -> impl Iterator<Item = PeerId> {
+        let newest = self.newest.get(&name).copied();
+        newest.into_iter().chain(newest.into_iter().flat_map(move |_| self.older(name)))
+    }
+
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.newest.is_empty() && self.others.is_empty()
+    }
 }
 
 /// The sessions whose place in forwarding may be another one since [`Sessions::take_touched`], and
@@ -72,8 +133,19 @@ pub(crate) struct Touched {
 }
 
 impl Sessions {
-    pub(crate) fn new(port: u16) -> Self {
-        Self { port, ..Self::default() }
+    /// `seed` as for [`Index::new`].
+    pub(crate) fn new(port: u16, seed: u64) -> Self {
+        Self {
+            by_id: BTreeMap::new(),
+            by_sa: BTreeSet::new(),
+            by_nbma: ByName::new(seed),
+            by_host: ByName::new(seed),
+            by_identity: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            last_id: 0,
+            port,
+            touched: Touched::default(),
+        }
     }
 
     /// The NBMA address of an endpoint: the well-known ports are not a part of it.
@@ -94,9 +166,9 @@ impl Sessions {
         if let Some(sa) = session.sa {
             self.by_sa.insert((sa, id));
         }
-        self.by_nbma.insert((self.nbma(session.endpoint), id));
+        self.by_nbma.insert(self.nbma(session.endpoint), id);
         for host in hosts(&session.authorization) {
-            self.by_host.insert((host, id));
+            self.by_host.insert(host, id);
         }
         if let Some(identity) = &session.identity {
             self.by_identity.insert((identity.clone(), id));
@@ -115,9 +187,9 @@ impl Sessions {
         if let Some(sa) = session.sa {
             self.by_sa.remove(&(sa, id));
         }
-        self.by_nbma.remove(&(self.nbma(session.endpoint), id));
+        self.by_nbma.remove(self.nbma(session.endpoint), id);
         for host in hosts(&session.authorization) {
-            self.by_host.remove(&(host, id));
+            self.by_host.remove(host, id);
         }
         if let Some(identity) = &session.identity {
             self.by_identity.remove(&(identity.clone(), id));
@@ -165,8 +237,7 @@ impl Sessions {
 
     /// Every session at this NBMA address, newest first.
     pub(crate) fn at(&self, nbma: Nbma) -> impl Iterator<Item = (PeerId, &Session)> {
-        let range = (nbma, PeerId(0))..=(nbma, PeerId(u32::MAX));
-        self.by_nbma.range(range).rev().filter_map(|&(_, id)| Some((id, self.get(id)?)))
+        self.by_nbma.of(nbma).filter_map(|id| Some((id, self.get(id)?)))
     }
 
     /// The session that carries traffic to this NBMA address: the newest one that is up.
@@ -177,12 +248,7 @@ impl Sessions {
     /// The newest session that is up and whose identity owns this tunnel address: a peer whose
     /// port was translated is not found by the address that it claims.
     pub(crate) fn up_of(&self, host: IpAddr) -> Option<PeerId> {
-        let range = (host, PeerId(0))..=(host, PeerId(u32::MAX));
-        self.by_host
-            .range(range)
-            .rev()
-            .map(|&(_, id)| id)
-            .find(|id| self.by_id.get(id).is_some_and(|session| session.up))
+        self.by_host.of(host).find(|id| self.by_id.get(id).is_some_and(|session| session.up))
     }
 
     /// Other sessions with the same proven identity that own the same tunnel addresses.
@@ -247,8 +313,8 @@ impl Sessions {
         self.touch(id);
         self.by_id.get_mut(&id)?.endpoint = endpoint;
         self.touch(id);
-        self.by_nbma.remove(&(self.nbma(former), id));
-        self.by_nbma.insert((self.nbma(endpoint), id));
+        self.by_nbma.remove(self.nbma(former), id);
+        self.by_nbma.insert(self.nbma(endpoint), id);
         Some(former)
     }
 
@@ -258,10 +324,10 @@ impl Sessions {
         let Some(session) = self.by_id.get_mut(&id) else { return };
         let former = std::mem::replace(&mut session.authorization, authorization);
         for host in hosts(&former) {
-            self.by_host.remove(&(host, id));
+            self.by_host.remove(host, id);
         }
         for host in hosts(&session.authorization) {
-            self.by_host.insert((host, id));
+            self.by_host.insert(host, id);
         }
         self.touch(id);
     }
@@ -348,7 +414,7 @@ mod tests {
 
     #[test]
     fn the_well_known_port_is_no_part_of_an_nbma_address() {
-        let sessions = Sessions::new(PORT);
+        let sessions = Sessions::new(PORT, 0);
         for (port, nbma_port) in [(PORT, 0), (20_001, 20_001), (500, 0)] {
             let nbma = sessions.nbma(at(1, port));
             assert_eq!(nbma, Nbma { address: at(1, 0).ip(), port: nbma_port });
@@ -359,7 +425,7 @@ mod tests {
 
     #[test]
     fn traffic_takes_the_newest_session_that_is_up() {
-        let mut sessions = Sessions::new(PORT);
+        let mut sessions = Sessions::new(PORT, 0);
         let nbma = sessions.nbma(at(1, PORT));
         let old = sessions.insert(session(2, at(1, PORT)));
         let new = sessions.insert(session(2, at(1, PORT)));
@@ -373,7 +439,7 @@ mod tests {
 
     #[test]
     fn twins_have_proven_the_same_identity() {
-        let mut sessions = Sessions::new(PORT);
+        let mut sessions = Sessions::new(PORT, 0);
         let one = sessions.insert(session(2, at(1, PORT)));
         let two = sessions.insert(session(2, at(9, 20_001)));
         let other = sessions.insert(session(3, at(1, PORT)));
@@ -387,7 +453,7 @@ mod tests {
 
     #[test]
     fn a_session_that_moves_is_found_where_it_is_now() {
-        let mut sessions = Sessions::new(PORT);
+        let mut sessions = Sessions::new(PORT, 0);
         let id = sessions.insert(session(2, at(1, PORT)));
         sessions.set_up(id, Instant::now());
         assert_eq!(sessions.relocate(id, at(1, PORT)), None);
@@ -398,7 +464,7 @@ mod tests {
 
     #[test]
     fn a_session_that_goes_leaves_nothing_behind() {
-        let mut sessions = Sessions::new(PORT);
+        let mut sessions = Sessions::new(PORT, 0);
         let deadline = Some(Instant::now());
         let id = sessions.insert(Session { idle_deadline: deadline, ..session(2, at(1, PORT)) });
         sessions.relocate(id, at(9, 7));
@@ -411,7 +477,7 @@ mod tests {
 
     #[test]
     fn the_next_idle_session_is_the_one_whose_time_is_first_over() {
-        let mut sessions = Sessions::new(PORT);
+        let mut sessions = Sessions::new(PORT, 0);
         let ids = [2, 3].map(|n| sessions.insert(session(n, at(n, PORT))));
         let start = Instant::now();
         let second = |n| start + Duration::from_secs(n);
@@ -425,7 +491,7 @@ mod tests {
 
     #[test]
     fn who_lost_its_sa_is_found_by_it_no_more() {
-        let mut sessions = Sessions::new(PORT);
+        let mut sessions = Sessions::new(PORT, 0);
         let id = sessions.insert(session(2, at(1, PORT)));
         assert_eq!(sessions.by_sa(SaId(2)), [id]);
         assert_eq!(sessions.by_tunnel(SaId(2), TunnelId(2)), Some(id));

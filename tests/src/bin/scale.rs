@@ -19,6 +19,9 @@ struct Arguments {
     /// Numbers of spokes, up to 130,000.
     #[arg(default_values_t = [1_000, 10_000, 100_000])]
     spokes: Vec<u32>,
+    /// Only with this protection of the paths.
+    #[arg(long)]
+    only: Option<Protection>,
     /// Messages of the flood of forged key exchanges.
     #[arg(long, default_value_t = 1_000_000)]
     flood: u32,
@@ -70,7 +73,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         return Err(format!("{wrong} spokes: from 10 to 130,000 are possible"));
     }
     let mut runs = Vec::new();
-    for protection in [Protection::None, Protection::Esp] {
+    let both = [Protection::None, Protection::Esp];
+    for protection in both.into_iter().filter(|&it| arguments.only.is_none_or(|only| only == it)) {
         for &spokes in &arguments.spokes {
             eprintln!("{spokes} spokes, {protection:?}");
             runs.push(measure(spokes, protection));

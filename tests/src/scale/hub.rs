@@ -24,7 +24,7 @@ const WALL: Duration = Duration::from_secs(1_717_243_200);
 const BETWEEN: Duration = Duration::from_millis(1);
 
 /// What protects the paths to the hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Protection {
     /// Nothing: NHRP alone.
     None,

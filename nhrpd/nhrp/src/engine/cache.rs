@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::timers::Timer;
 use super::{Binding, BindingKind, Engine, Event, Nbma, Refusal};
+use crate::index::Index;
 
 /// Where an entry stands. Several kinds may hold for one prefix; the first counts.
 pub(super) type Key = (IpNet, BindingKind);
@@ -59,9 +60,13 @@ impl Entry {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cache {
-    entries: BTreeMap<Key, Box<Entry>>,
+    entries: Index<Key, Box<Entry>>,
+    /// Their keys in order.
+    order: BTreeSet<Key>,
+    /// How many entries each kind has: a look-up tries only those that have some.
+    kinds: [usize; KINDS.len()],
     by_peer: BTreeSet<(IpAddr, Key)>,
     by_nbma: BTreeSet<(Nbma, Key)>,
     /// How many entries have this prefix length (IPv6?, length): a lookup tries these only.
@@ -69,11 +74,24 @@ pub(super) struct Cache {
 }
 
 // Ends of ranges of keys.
-const FIRST: BindingKind = BindingKind::Static;
-const LAST: BindingKind = BindingKind::Shortcut;
+const KINDS: [BindingKind; 4] =
+    [BindingKind::Static, BindingKind::Nhs, BindingKind::Registered, BindingKind::Shortcut];
+const FIRST: BindingKind = KINDS[0];
+const LAST: BindingKind = KINDS[KINDS.len() - 1];
 const LEAST: Key = (IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)), FIRST);
 
 impl Cache {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            entries: Index::new(seed),
+            order: BTreeSet::new(),
+            kinds: [0; KINDS.len()],
+            by_peer: BTreeSet::new(),
+            by_nbma: BTreeSet::new(),
+            lengths: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -87,7 +105,7 @@ impl Cache {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Entry)> {
-        self.entries.iter().map(|(k, e)| (*k, e.as_ref()))
+        self.order.iter().filter_map(|key| Some((*key, self.get(*key)?)))
     }
 
     fn insert(&mut self, key: Key, entry: Entry) {
@@ -95,11 +113,15 @@ impl Cache {
         self.by_peer.insert((entry.next_hop, key));
         self.by_nbma.insert((entry.nbma, key));
         *self.lengths.entry(length(key.0)).or_default() += 1;
+        self.kinds[key.1 as usize] += 1;
+        self.order.insert(key);
         self.entries.insert(key, Box::new(entry));
     }
 
     fn remove(&mut self, key: Key) -> Option<Entry> {
         let entry = *self.entries.remove(&key)?;
+        self.order.remove(&key);
+        self.kinds[key.1 as usize] -= 1;
         self.by_peer.remove(&(entry.next_hop, key));
         self.by_nbma.remove(&(entry.nbma, key));
         if let Some(count) = self.lengths.get_mut(&length(key.0)) {
@@ -113,7 +135,11 @@ impl Cache {
 
     /// What is known of exactly this prefix, up to `kind`.
     pub(super) fn at(&self, prefix: IpNet, kind: BindingKind) -> Option<(Key, &Entry)> {
-        self.entries.range((prefix, FIRST)..=(prefix, kind)).next().map(|(k, e)| (*k, e.as_ref()))
+        let mut kinds = KINDS.into_iter().zip(self.kinds).take_while(|(k, _)| *k <= kind);
+        kinds.find_map(|(k, count)| {
+            let key = (prefix, k);
+            if count == 0 { None } else { Some((key, self.get(key)?)) }
+        })
     }
 
     pub(super) fn binding(&self, prefix: IpNet) -> Option<Binding> {
@@ -122,10 +148,9 @@ impl Cache {
 
     pub(super) fn bindings(&self) -> impl Iterator<Item = Binding> + '_ {
         let mut last = None;
-        self.entries
-            .iter()
+        self.iter()
             .filter(move |((prefix, _), _)| last.replace(*prefix) != Some(*prefix))
-            .map(|(key, entry)| entry.binding(*key))
+            .map(|(key, entry)| entry.binding(key))
     }
 
     /// Those of the entries at `keys` that count for their prefixes.
@@ -167,8 +192,8 @@ impl Cache {
     ) -> impl Iterator<Item = IpNet> {
         let key = (IpNet::from(address), LAST);
         let other = move |(net, k): &&Key| *k <= kind && !net.contains(&address);
-        let before = self.entries.range(..=key).rev().map(|(k, _)| k).find(other);
-        let after = self.entries.range(key..).map(|(k, _)| k).find(other);
+        let before = self.order.range(..=key).rev().find(other);
+        let after = self.order.range(key..).find(other);
         before.into_iter().chain(after).map(|(net, _)| *net)
     }
 }
@@ -200,16 +225,12 @@ pub(super) fn narrow(
 impl Engine {
     /// Puts an entry into the cache, within the cap; `false` where that is reached.
     pub(super) fn install(&mut self, now: Instant, key: Key, entry: Entry) -> bool {
-        if self.cache.get(key).is_none() && self.cache_full() && key.1 >= BindingKind::Registered {
+        let former = self.cache.get(key);
+        if former.is_none() && self.cache_full() && key.1 >= BindingKind::Registered {
             self.counters.count(Refusal::CacheFull);
             return false;
         }
-        match entry.expires {
-            Some(at) => self.timers.set(Timer::Expire(key.0, key.1), at),
-            None => {
-                self.timers.cancel(Timer::Expire(key.0, key.1));
-            }
-        }
+        self.timers.set_expiry(key, former.and_then(|former| former.expires), entry.expires);
         if entry.shortcut.is_some() {
             // Due at once: that is when its traffic is first looked at.
             self.timers.set(Timer::Use(key.0), now);
@@ -240,7 +261,8 @@ impl Engine {
 
     /// Takes an entry out of the cache.
     pub(super) fn uninstall(&mut self, key: Key, reason: &'static str) {
-        self.timers.cancel(Timer::Expire(key.0, key.1));
+        let expires = self.cache.get(key).and_then(|entry| entry.expires);
+        self.timers.set_expiry(key, expires, None);
         if key.1 == BindingKind::Shortcut {
             self.timers.cancel(Timer::Use(key.0));
         }

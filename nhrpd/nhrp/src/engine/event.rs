@@ -182,7 +182,7 @@ pub struct Binding {
 }
 
 /// Where a binding comes from; where several hold for one prefix, the first of this list counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BindingKind {
     /// Configuration (`ip nhrp map`).
     Static,

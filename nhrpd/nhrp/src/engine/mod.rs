@@ -35,6 +35,7 @@ use self::limits::{PeerRates, Rate};
 use self::pending::{Answered, Pending, Purpose};
 use self::resolution::Negative;
 use self::timers::{Timer, Timers};
+use crate::index::Index;
 use crate::wire::Packet;
 
 pub use config::{Authorization, Config, Limits, Nbma, Password, Server};
@@ -60,7 +61,7 @@ pub struct Engine {
     answered_ids: Answered,
     /// Who holds a copy of our binding, by our answer.
     requesters: BTreeSet<IpAddr>,
-    authorizations: BTreeMap<Nbma, Authorization>,
+    authorizations: Index<Nbma, Authorization>,
     /// The NBMA address that our registrations name.
     bound: Option<IpAddr>,
     /// The one before it, of which requesters are still to be told.
@@ -90,24 +91,25 @@ impl Engine {
         let servers: Vec<Nhs> =
             config.servers.iter().map(|server| Nhs::new(server.clone(), now)).collect();
         let (maps, bound) = (config.maps.clone(), config.nbma);
+        let request_id = rng.next_u32();
         let mut engine = Self {
             config,
             started: now,
             output: VecDeque::new(),
             timers: Timers::default(),
-            cache: Cache::default(),
+            cache: Cache::new(rng.next_u64()),
             negative: BTreeMap::new(),
             servers,
             pending: BTreeMap::new(),
             resolving: BTreeMap::new(),
             answered_ids: Answered::default(),
             requesters: BTreeSet::new(),
-            authorizations: BTreeMap::new(),
+            authorizations: Index::new(rng.next_u64()),
             bound,
             stale: None,
             rates: Rates::default(),
             counters: Counters::default(),
-            request_id: rng.next_u32(),
+            request_id,
             stopping: false,
         };
         for (address, nbma) in maps {

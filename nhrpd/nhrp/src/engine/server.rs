@@ -119,11 +119,11 @@ impl Engine {
         let expires = now + Duration::from_secs(cie.holding_time.into());
         let claimed = nbma_of(&cie.nbma).unwrap_or(claimed);
         let old = self.cache.get_mut(key).map(|entry| {
-            entry.expires = Some(expires);
+            let before = entry.expires.replace(expires);
+            self.timers.set_expiry(key, before, Some(expires));
             (entry.nbma, entry.claimed, entry.mtu, entry.unique)
         });
         if old == Some((seen, claimed, cie.mtu, unique)) {
-            self.timers.set(Timer::Expire(key.0, key.1), expires);
             return code::SUCCESS;
         }
         let entry = Entry {

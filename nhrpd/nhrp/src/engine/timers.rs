@@ -7,6 +7,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 
 use super::BindingKind;
+use super::cache::Key;
 
 /// What is due at a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +30,7 @@ pub(super) enum Timer {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     queue: BTreeSet<(Instant, Timer)>,
+    /// Those of all timers but [`Timer::Expire`]: the cache knows when its entries expire.
     at: BTreeMap<Timer, Instant>,
 }
 
@@ -38,6 +40,17 @@ impl Timers {
         self.cancel(timer);
         self.at.insert(timer, at);
         self.queue.insert((at, timer));
+    }
+
+    /// The holding time of a cache entry ends at another time, or not at all.
+    pub(super) fn set_expiry(&mut self, key: Key, from: Option<Instant>, to: Option<Instant>) {
+        let timer = Timer::Expire(key.0, key.1);
+        if let Some(from) = from {
+            self.queue.remove(&(from, timer));
+        }
+        if let Some(to) = to {
+            self.queue.insert((to, timer));
+        }
     }
 
     /// Forgets a deadline; tells when it would have been.
@@ -61,7 +74,8 @@ impl Timers {
         if at > now {
             return None;
         }
-        self.cancel(timer);
+        self.queue.pop_first();
+        self.at.remove(&timer);
         Some(timer)
     }
 }

@@ -90,7 +90,7 @@ fn scene() -> Scene {
         sessions: 8,
         idle_timeout: Duration::from_secs(60),
     };
-    let mut sessions = Sessions::new(PORT);
+    let mut sessions = Sessions::new(PORT, 0);
     let ids = [1, 2, 3].map(|n| {
         let allowed = [net(&format!("10.0.{n}.0/24")), tunnel(n).into()];
         sessions.insert(Session {
@@ -139,7 +139,7 @@ impl Scene {
 
     /// With the keys of all sessions, and nothing looked at.
     fn fresh(&self) -> Forwarding {
-        let mut forwarding = Forwarding::default();
+        let mut forwarding = Forwarding::new(0);
         self.sessions.iter().for_each(|(id, _)| forwarding.key(id, Transport::Clear));
         forwarding
     }

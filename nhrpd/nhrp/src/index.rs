@@ -1,0 +1,78 @@
+//! Tables for exact look-ups.
+
+use std::fmt;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher as _};
+
+/// A table that is looked up by whole keys. A hash table, because one look-up in a tree of a
+/// hundred thousand keys waits for memory several times; without an iterator, because its order
+/// would not be that of the keys.
+#[derive(Clone, Default)]
+#[expect(clippy::disallowed_types, reason = "nobody sees its order")]
+pub struct Index<K, V>(std::collections::HashMap<K, V, Seed>);
+
+/// Makes it unpredictable which keys share a place, for those who choose keys.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seed(u64);
+
+impl BuildHasher for Seed {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}
+
+impl<K: Hash + Eq, V> Index<K, V> {
+    /// An empty table. Who may choose keys must not know `seed`.
+    #[expect(clippy::disallowed_types, reason = "nobody sees its order")]
+    pub fn new(seed: u64) -> Self {
+        Self(std::collections::HashMap::with_hasher(Seed(seed)))
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.0.get(key)
+    }
+
+    /// The value of a key, to be changed.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.0.get_mut(key)
+    }
+
+    /// Sets the value of a key; gives the former one.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        self.0.insert(key, value)
+    }
+
+    /// Forgets a key; gives its value.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        self.0.remove(key)
+    }
+}
+
+impl<K: Hash + Eq + Ord, V> Index<K, V> {
+    /// All keys in their order: for what happens rarely.
+    pub fn sorted_keys(&self) -> Vec<&K> {
+        let mut keys: Vec<&K> = self.0.keys().collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
+impl<K, V> fmt::Debug for Index<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index").field("len", &self.0.len()).finish_non_exhaustive()
+    }
+}
