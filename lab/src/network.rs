@@ -261,10 +261,16 @@ impl Lab {
         let hosts = hosts(topology);
         for (name, description) in &topology.nodes {
             let node = self.node(name)?;
-            node.write_file(Path::new("/etc/hosts"), &hosts)?;
-            for (key, value) in &description.sysctl {
-                node.sysctl(key, &value.to_string())?;
+            let mut files = vec![(PathBuf::from("/etc/hosts"), hosts.clone())];
+            files.extend(description.sysctl.iter().map(|(key, value)| sysctl(key, value)));
+            for (path, contents) in &description.files {
+                let text = match contents {
+                    Contents::Text(text) => text.clone(),
+                    Contents::Copy { copy } => read_text(&self.folder.join(copy))?,
+                };
+                files.push((path.clone(), text));
             }
+            node.write_files(files)?;
             let mut batch = String::new();
             for (device, interface) in &description.interfaces {
                 for address in interface.address.iter() {
@@ -278,13 +284,6 @@ impl Lab {
             node.ip(&batch)?;
             if let Some(nat) = &description.nat {
                 node.translate(nat)?;
-            }
-            for (path, contents) in &description.files {
-                let text = match contents {
-                    Contents::Text(text) => text.clone(),
-                    Contents::Copy { copy } => read_text(&self.folder.join(copy))?,
-                };
-                node.write_file(path, &text)?;
             }
         }
         Ok(())
@@ -359,6 +358,35 @@ impl Drop for Lab {
             self.end();
         }
     }
+}
+
+/// What writes files. Links in /etc lead to files and folders of the host.
+const WRITE: &str = r#"
+set -e
+umask 077
+own() {
+    [ -n "$1" ] || return 0
+    own "${1%/*}"
+    [ -L "$1" ] || return 0
+    from=$(readlink "$1")
+    case $from in
+        /run/host-etc/*)
+            rm "$1"
+            mkdir "$1"
+            find "$from/" -mindepth 1 -maxdepth 1 -exec ln -s -t "$1" {} +
+            ;;
+    esac
+}
+put() {
+    own "${1%/*}"
+    [ -d "${1%/*}/" ] || mkdir -p "${1%/*}"
+    [ ! -L "$1" ] || rm "$1"
+    printf %s "$2" >"$1"
+}
+"#;
+
+fn sysctl(key: &str, value: &impl ToString) -> (PathBuf, String) {
+    (format!("/proc/sys/{}", key.replace('.', "/")).into(), value.to_string())
 }
 
 impl Node {
@@ -470,28 +498,17 @@ impl Node {
     /// # Errors
     /// When the node's file system refuses.
     pub fn write_file(&self, path: &Path, text: &str) -> Result<(), Error> {
-        // Links in /etc lead to files and folders of the host.
-        let script = r#"
-            set -e
-            own() {
-                case $1 in / | .) return ;; esac
-                own "$(dirname "$1")"
-                case $(readlink "$1") in
-                    /run/host-etc/*)
-                        from=$(readlink "$1")
-                        rm "$1"
-                        mkdir "$1"
-                        find "$from/" -mindepth 1 -maxdepth 1 -exec ln -s -t "$1" {} +
-                        ;;
-                esac
-            }
-            folder=$(dirname "$0")
-            own "$folder"
-            mkdir -p "$folder"
-            [ ! -L "$0" ] || rm "$0"
-            umask 077
-            cat >"$0""#;
-        self.run_with_input(["sh".as_ref(), "-c".as_ref(), script.as_ref(), path], text).map(drop)
+        self.write_files([(path.to_owned(), text.to_owned())])
+    }
+
+    /// The same for several, by one process: each costs more than all that it writes.
+    fn write_files(&self, files: impl IntoIterator<Item = (PathBuf, String)>) -> Result<(), Error> {
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+        let mut script = WRITE.to_owned();
+        for (path, text) in files {
+            let _ = writeln!(script, "put {} {}", quoted(&path.to_string_lossy()), quoted(&text));
+        }
+        self.run_with_input(["sh"], &script).map(drop)
     }
 
     /// Gives an interface another address in place of those of its family, as a provider does; the
@@ -524,14 +541,9 @@ impl Node {
         self.run_with_input(["ip", "-batch", "-"], batch).map(drop)
     }
 
-    fn sysctl(&self, key: &str, value: &str) -> Result<(), Error> {
-        self.write_file(Path::new(&format!("/proc/sys/{}", key.replace('.', "/"))), value)
-    }
-
     fn translate(&self, nat: &Nat) -> Result<(), Error> {
-        for family in ["ipv4.ip_forward", "ipv6.conf.all.forwarding"] {
-            self.sysctl(&format!("net.{family}"), "1")?;
-        }
+        let families = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+        self.write_files(families.map(|key| sysctl(key, &1)))?;
         let ports = match nat.ports {
             NatPorts::Preserve => "",
             NatPorts::Random => " fully-random",
