@@ -186,6 +186,11 @@ impl Replies {
         self.sent.saturating_sub(self.received())
     }
 
+    /// The sequence numbers of those.
+    pub fn missing(&self) -> Vec<u32> {
+        (1..=self.sent).filter(|number| !self.replies.contains_key(number)).collect()
+    }
+
     /// The first reply from which on all came over this many routers.
     pub fn over_routers_from(&self, routers: u8) -> Option<u32> {
         let ttl = 64 - routers;
@@ -240,6 +245,7 @@ mod tests {
             ],
         );
         assert_eq!((replies.received(), replies.lost()), (3, 3));
+        assert_eq!(replies.missing(), [3, 4, 6]);
         assert_eq!(replies.longest_gap_ms(), 20);
         assert!(!replies.last_answered(1));
         assert_eq!(replies.median_ms(2), 0.5);

@@ -142,6 +142,8 @@ pub(crate) async fn run(
             Some(found) = names.recv() => shell.resolved(found),
             Some(scrape) = scrapes.recv() => drop(scrape.send(metrics::text(&mut shell))),
             Some(call) = calls.recv() => call.answer(&mut Show(&mut shell)),
+            // Whoever starts this daemon starts it again, and nothing in use is taken down here.
+            error = shell.plane.failed() => return Err(error.into()),
             _ = hourly.tick() => drop(shell.remind()),
             () = tick(&mut watchdog) => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);

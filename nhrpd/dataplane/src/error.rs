@@ -15,6 +15,9 @@ pub enum Error {
          (ip link delete {0}), or set another name"
     )]
     InterfaceExists(String),
+    /// Somebody removed the device of a running tunnel.
+    #[error("interface {0} was removed: starting again makes it anew")]
+    InterfaceGone(String),
     /// Linux does not take this name.
     #[error("interface name {0:?}: needs 1 to 15 bytes, without '/', '%' and white space")]
     InterfaceName(String),

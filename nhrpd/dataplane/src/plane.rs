@@ -65,6 +65,14 @@ impl DataPlane {
         either!(self, plane => plane.set_underlay(source, mtu).await);
     }
 
+    /// Waits until the data plane cannot go on; why.
+    pub async fn failed(&self) -> Error {
+        match self {
+            Self::Kernel(plane) => plane.failed().await,
+            Self::Userspace(_) => std::future::pending().await,
+        }
+    }
+
     /// MTU of the tunnel device in bytes.
     pub fn mtu(&self) -> u16 {
         either!(self, plane => plane.mtu())

@@ -13,6 +13,7 @@
 
 mod authority;
 mod frr;
+mod in_kernel;
 pub mod ipsec;
 pub mod nhrp;
 mod onlooker;
@@ -31,8 +32,9 @@ use serde::de::DeserializeOwned;
 
 pub use authority::{Ca, Identity, days};
 pub use frr::Frr;
+pub use in_kernel::InKernel;
 pub use onlooker::{Onlooker, Recording};
-pub use site::{CONFIG, Numbers, Site};
+pub use site::{CONFIG, Numbers, Site, dataplane};
 
 /// Time for what should take a second or, after a crash, half a minute. Reached only on failure.
 pub const PATIENCE: Duration = Duration::from_secs(90);

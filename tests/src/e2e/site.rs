@@ -50,7 +50,8 @@ impl Numbers {
         }
     }
 
-    fn lans(self) -> IpNet {
+    /// All networks behind nodes.
+    pub fn lans(self) -> IpNet {
         if self.overlay_v6 {
             net6([0xfd00, 0, 0, 0, 0, 0, 0, 0], 16)
         } else {
@@ -273,7 +274,7 @@ pub(super) fn topology(name: &str, sites: &[Site]) -> Topology {
 
 /// The scenarios are compiled once for each data plane: in the test program `kernel` for that in
 /// the kernel.
-pub(super) fn dataplane() -> &'static str {
+pub fn dataplane() -> &'static str {
     let program = std::env::current_exe().unwrap_or_default();
     let name = program.file_name().unwrap_or_default().to_string_lossy();
     if name.split('-').next() == Some("kernel") { "kernel" } else { "userspace" }

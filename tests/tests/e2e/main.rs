@@ -19,3 +19,4 @@ mod rekey;
 mod reload;
 mod restarts;
 mod seed;
+mod wireguard;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use control::Dmvpn;
 use lab::ping::Ping;
 use overlay_tests::e2e::{
-    Ca, Numbers, Onlooker, Scene, Site, go_direct, go_direct_after, go_on, is_up,
+    Ca, Numbers, Onlooker, Scene, Site, dataplane, go_direct, go_direct_after, go_on, is_up,
 };
 
 const HOST_B: &str = "192.168.2.10";
@@ -49,6 +49,9 @@ fn story(name: &str, protect: fn(Site) -> Site) -> Onlooker {
             outage.lost(),
             outage.longest_gap_ms()
         );
+        if dataplane() == "kernel" {
+            assert_eq!(outage.lost(), 0, "the kernel carries what a dead daemon has left");
+        }
         whole(&scene, spoke);
     }
     ping.stop();

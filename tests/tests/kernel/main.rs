@@ -1,8 +1,17 @@
-//! The data plane in the kernel: the foundation's scenario once more, and what only that one has.
+//! The data plane in the kernel: what holds in userspace once more, and what only that one has.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 #[path = "../e2e/cold_start.rs"]
 mod cold_start;
 mod mixed;
+#[path = "../e2e/moving.rs"]
+mod moving;
+#[path = "../e2e/multicast.rs"]
+mod multicast;
+#[path = "../e2e/refusals.rs"]
+mod refusals;
+mod repair;
+#[path = "../e2e/restarts.rs"]
+mod restarts;
 mod tables;

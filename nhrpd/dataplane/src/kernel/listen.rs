@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use overlay::desired::Event;
+use zeroize::Zeroize as _;
 
 use super::plan::Direction;
 use super::socket::Heard;
+use super::state::Gone;
 use super::wire::{Message, messages};
 use super::xfrm::Told;
 use super::{Core, log, packet, plan, route, rules, xfrm};
@@ -102,6 +104,10 @@ impl Listening<'_> {
                                 _ => self.logged(message),
                             }
                         }
+                        if which == 1 {
+                            // Who hears of SAs hears their keys.
+                            datagram.zeroize();
+                        }
                     }
                 }
             }
@@ -126,8 +132,10 @@ impl Listening<'_> {
         if state.is_own_port(message.port) {
             return;
         }
+        let ours = |address| state.has_neighbour(address);
+        let concerned = route::concerns(index, message.kind, message.payload, ours);
         drop(state);
-        if route::concerns(index, message.kind, message.payload) {
+        if concerned {
             self.changed();
         }
     }
@@ -142,6 +150,9 @@ impl Listening<'_> {
     fn xfrm(&mut self, message: Message<'_>) {
         let core = self.core;
         let mut state = core.state();
+        if state.is_own_port(message.port) {
+            return;
+        }
         match xfrm::told(message.kind, message.payload, state.reqid()) {
             Some(Told::Expired(id)) if id.direction == Direction::In => {
                 let Some(peer) = state.confirm(id) else { return };
@@ -168,12 +179,23 @@ impl Listening<'_> {
                     core.event(Event::Moved { peer, endpoint: to });
                 }
             }
+            Some(Told::Removed { spi }) if !state.has_association(spi) => {}
+            Some(Told::Removed { .. } | Told::Flushed) => {
+                drop(state);
+                self.changed();
+            }
             None => {}
         }
     }
 
     fn logged(&mut self, message: Message<'_>) {
         let core = self.core;
+        let mut state = core.state();
+        if !state.is_own_port(message.port) && state.hear_of_rules(message.kind, message.payload) {
+            drop(state);
+            return self.changed();
+        }
+        drop(state);
         match log::packet(message.kind, message.payload) {
             Some((rules::REDIRECT, packet)) => {
                 let Some(source) = source(packet) else { return };
@@ -261,8 +283,11 @@ impl Listening<'_> {
         if self.resync_at.is_some_and(|at| at <= now) {
             self.resync_at = None;
             let lost = self.core.state().resync();
-            for peer in lost {
-                self.core.event(Event::Down { peer });
+            match lost {
+                Ok(lost) => lost.into_iter().for_each(|peer| {
+                    self.core.event(Event::Down { peer });
+                }),
+                Err(Gone) => self.core.gone.notify_one(),
             }
         }
         if self.pace_at.is_some_and(|at| at <= now) {

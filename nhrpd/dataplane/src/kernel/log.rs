@@ -1,7 +1,8 @@
-//! What our rules log (nfnetlink_log).
+//! What our rules log (nfnetlink_log); what others do to them comes the same way.
 
 use std::io;
 
+use super::nft;
 use super::socket::Listener;
 use super::wire::{Request, find, u32_at};
 
@@ -20,7 +21,7 @@ const FIRST: u16 = 0xb000;
 
 /// Listens to a group that nobody else listens to.
 pub(crate) fn listen(seed: u32) -> io::Result<(Listener, u16)> {
-    let listener = Listener::open(libc::NETLINK_NETFILTER, 0)?;
+    let listener = Listener::open(libc::NETLINK_NETFILTER, nft::GROUP)?;
     for number in 0..TRIES {
         let group = FIRST + (seed as u16 + number) % 0x1000;
         match ask(&listener, group, |request| request.put(CFG_CMD, &[CMD_BIND])) {

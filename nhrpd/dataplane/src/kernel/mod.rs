@@ -38,7 +38,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use overlay::desired::{Desired, Event, PeerCounters, PeerId};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::userspace::counters::{Drops, Reason};
 use crate::{Config, Error};
@@ -70,6 +70,8 @@ struct Core {
     log: Listener,
     stopping: AtomicBool,
     wake: EventFd,
+    /// The device was removed.
+    gone: Notify,
 }
 
 impl std::fmt::Debug for Core {
@@ -125,6 +127,7 @@ impl Kernel {
             log,
             stopping: AtomicBool::new(false),
             wake,
+            gone: Notify::new(),
         });
         let listener = core.clone();
         let thread = std::thread::Builder::new().name("dp-kernel".into()).stack_size(STACK);
@@ -147,6 +150,12 @@ impl Kernel {
     /// The underlay's address or MTU is another one.
     pub async fn set_underlay(&self, source: Option<IpAddr>, mtu: u16) {
         self.core.state().set_underlay(source, mtu);
+    }
+
+    /// Waits until the data plane cannot go on; why. What is left in the kernel serves the next run.
+    pub async fn failed(&self) -> Error {
+        self.core.gone.notified().await;
+        Error::InterfaceGone(self.core.config.interface.clone())
     }
 
     /// MTU of the tunnel device in bytes.

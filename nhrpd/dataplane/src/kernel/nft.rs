@@ -11,11 +11,16 @@ const NEWTABLE: u16 = SUBSYSTEM;
 const GETTABLE: u16 = SUBSYSTEM | 1;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const DELCHAIN: u16 = SUBSYSTEM | 5;
 const NEWRULE: u16 = SUBSYSTEM | 6;
+const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
+const DELSET: u16 = SUBSYSTEM | 11;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
 const GETSETELEM: u16 = SUBSYSTEM | 13;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
+/// Multicast group of what is told of tables (NFNLGRP_NFTABLES).
+pub(crate) const GROUP: u32 = 1 << 6;
 const INET: u8 = 1;
 const LIST_ELEM: u16 = 1;
 const EXPR_NAME: u16 = 1;
@@ -82,6 +87,25 @@ pub(crate) fn table_comment(kernel: &Requests, table: &str) -> io::Result<Option
         }
     }
     Ok(None)
+}
+
+/// What a table lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Rules,
+    Elements,
+}
+
+/// What a notification says that this table lost.
+pub(crate) fn loss(table: &str, kind: u16, payload: &[u8]) -> Option<Loss> {
+    let loss = match kind {
+        DELTABLE | DELCHAIN | DELRULE | DELSET => Loss::Rules,
+        DELSETELEM => Loss::Elements,
+        _ => return None,
+    };
+    // In all of them the first attribute is the table.
+    let of = find(payload.get(4..)?, 1)?;
+    (payload.first() == Some(&INET) && text(of) == table).then_some(loss)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -322,5 +346,22 @@ impl Request {
                 // TCP option 2, its value at offset 2, 2 octets.
                 e.put(2, &[2]).put_be32(3, 2).put_be32(4, 2).put_be32(6, 1).put_be32(7, R0)
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::messages;
+    use super::*;
+
+    #[test]
+    fn only_what_our_table_lost_is_a_loss() {
+        let mut request = delete_table("nhrpd-dmvpn0");
+        let message = messages(request.finish(1)).next().unwrap();
+        let of = |table| loss(table, message.kind, message.payload);
+        assert_eq!(of("nhrpd-dmvpn0"), Some(Loss::Rules));
+        assert_eq!(of("nhrpd-dmvpn1"), None);
+        assert_eq!(loss("nhrpd-dmvpn0", NEWTABLE, message.payload), None);
+        assert_eq!(loss("nhrpd-dmvpn0", DELSETELEM, message.payload), Some(Loss::Elements));
     }
 }

@@ -102,17 +102,25 @@ pub(crate) fn neighbours(kernel: &Requests, index: u32) -> io::Result<BTreeMap<I
     Ok(found)
 }
 
-/// Whether something of ours may be what a notification tells of.
-pub(crate) fn concerns(index: u32, kind: u16, payload: &[u8]) -> bool {
+/// Whether something of ours may be what a notification tells of; `neighbour`: is one of ours.
+pub(crate) fn concerns(
+    index: u32,
+    kind: u16,
+    payload: &[u8],
+    neighbour: impl Fn(IpAddr) -> bool,
+) -> bool {
     match kind {
         RTM_NEWLINK => {
             let up = u32_at(payload, 8).unwrap_or_default() & libc::IFF_UP as u32 != 0;
             u32_at(payload, 4) == Some(index) && !up
         }
         RTM_DELLINK => u32_at(payload, 4) == Some(index),
-        // One that was made by hand is none of ours, unless it took our place.
+        // One that was made by hand is none of ours, unless it took our place. One that was removed
+        // is told of as neither permanent nor learnt.
         RTM_NEWNEIGH | RTM_DELNEIGH => {
-            u32_at(payload, 4) == Some(index) && u16_at(payload, 8) == Some(NUD_PERMANENT)
+            let address = payload.get(12..).and_then(|rest| find(rest, NDA_DST)).and_then(address);
+            u32_at(payload, 4) == Some(index)
+                && (u16_at(payload, 8) == Some(NUD_PERMANENT) || address.is_some_and(neighbour))
         }
         RTM_NEWROUTE | RTM_DELROUTE => own_route(index, payload).is_some(),
         _ => false,
@@ -191,4 +199,23 @@ fn own_route(index: u32, message: &[u8]) -> Option<(IpNet, Option<IpAddr>)> {
         }
     }
     Some((IpNet::new(destination, message[1]).ok()?, via))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::messages;
+    use super::*;
+
+    #[test]
+    fn a_removed_neighbour_concerns_us_when_it_was_ours() {
+        let address = IpAddr::from([172, 16, 0, 3]);
+        let mut request = remove_neighbour(7, address);
+        let message = messages(request.finish(1)).next().unwrap();
+        let mut payload = message.payload.to_vec();
+        // As the kernel tells of it: NUD_FAILED, no flags.
+        payload[8..11].copy_from_slice(&[0x20, 0, 0]);
+        let ours = |known| concerns(7, RTM_DELNEIGH, &payload, |of| known && of == address);
+        assert!(ours(true) && !ours(false));
+        assert!(!concerns(8, RTM_DELNEIGH, &payload, |_| true), "another device");
+    }
 }

@@ -15,7 +15,7 @@ use super::rules::{Rules, Set};
 use super::socket::Requests;
 use super::usage::Usage;
 use super::xfrm::{self, Policies, Replay, Tell};
-use super::{route, seconds};
+use super::{nft, route, seconds};
 use crate::{Config, Error, Overhead, tunnel_mtu};
 
 /// Addresses in the tunnel that the kernel asked for and that the server stands for.
@@ -23,6 +23,10 @@ const ASKED: usize = 1024;
 /// GRE header with and without a key, behind an IPv4 header.
 const GRE_KEYED: u64 = 28;
 const GRE: u64 = 24;
+
+/// The tunnel device was removed.
+#[derive(Debug)]
+pub(crate) struct Gone;
 
 /// Everything that is known of the kernel.
 pub(crate) struct State {
@@ -34,6 +38,8 @@ pub(crate) struct State {
     gre: Gre,
     made_by_us: bool,
     rules: Rules,
+    /// Others took something out of our table.
+    damaged: bool,
     policies: Policies,
     desired: Desired,
     own: Option<IpAddr>,
@@ -106,6 +112,7 @@ impl State {
             gre,
             made_by_us,
             rules,
+            damaged: false,
             policies,
             desired: Desired::default(),
             own,
@@ -148,7 +155,23 @@ impl State {
 
     /// Whether a socket with this address is one of ours.
     pub(crate) fn is_own_port(&self, port: u32) -> bool {
-        port == self.route.port
+        let xfrm = self.xfrm.as_ref().map(|kernel| kernel.port);
+        [Some(self.route.port), Some(self.nft.port), xfrm].contains(&Some(port))
+    }
+
+    pub(crate) fn has_neighbour(&self, address: IpAddr) -> bool {
+        self.actual.neighbours.contains_key(&address)
+    }
+
+    pub(crate) fn has_association(&self, spi: u32) -> bool {
+        self.actual.associations.keys().any(|id| id.spi == spi)
+    }
+
+    /// Takes note of what others did to our nftables rules; `true`: something is missing.
+    pub(crate) fn hear_of_rules(&mut self, kind: u16, payload: &[u8]) -> bool {
+        let loss = nft::loss(&self.rules.table, kind, payload);
+        self.damaged |= loss == Some(nft::Loss::Rules);
+        loss.is_some()
     }
 
     pub(crate) fn mtu(&self) -> u16 {
@@ -280,15 +303,15 @@ impl State {
 
     /// Reads everything again and repairs what is not as it should be; gives the paths whose SAs
     /// are gone: they need new keys.
-    pub(crate) fn resync(&mut self) -> BTreeSet<PeerId> {
+    pub(crate) fn resync(&mut self) -> Result<BTreeSet<PeerId>, Gone> {
         let interface = self.config.interface.clone();
         let gone = link::find_device(&self.route, &interface)
             .is_ok_and(|found| found.is_none_or(|found| found.index != self.index));
         if gone {
-            self.complain("device".into(), "the tunnel device was removed: restart nhrpd".into());
-            return BTreeSet::new();
+            return Err(Gone);
         }
-        let ruled = self.rules.present(&self.nft).unwrap_or(true);
+        let ruled = !self.damaged && self.rules.present(&self.nft).unwrap_or(true);
+        self.damaged = false;
         if !ruled && let Err(error) = self.rules.install(&self.nft) {
             tracing::warn!("cannot install nftables rules: {error}");
         }
@@ -309,7 +332,7 @@ impl State {
         let lost: Vec<SaId> =
             self.target().associations.into_keys().filter(|id| self.is_lost(id)).collect();
         self.converge();
-        lost.into_iter().filter_map(|id| self.path(id)).collect()
+        Ok(lost.into_iter().filter_map(|id| self.path(id)).collect())
     }
 
     fn add_associations(&mut self, sas: &Difference<SaId, Association>) -> BTreeSet<IpAddr> {

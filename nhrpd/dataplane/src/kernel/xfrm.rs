@@ -24,8 +24,10 @@ const DELPOLICY: u16 = 0x14;
 const UPDPOLICY: u16 = 0x19;
 const EXPIRE: u16 = 0x18;
 const MAPPING: u16 = 0x26;
-/// Multicast groups of what the kernel tells.
-pub(crate) const GROUPS: u32 = 1 << 1 | 1 << 7;
+const FLUSHSA: u16 = 0x1c;
+const FLUSHPOLICY: u16 = 0x1d;
+/// Multicast groups of what the kernel tells: expiries, SAs, policies, new addresses of peers.
+pub(crate) const GROUPS: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 7;
 
 const ALG_AUTH_TRUNC: u16 = 20;
 const ALG_CRYPT: u16 = 2;
@@ -328,6 +330,10 @@ pub(crate) enum Told {
     Expired(SaId),
     /// A peer behind an address translator is at another place.
     Moved { spi: u32, to: std::net::SocketAddr },
+    /// An SA was removed.
+    Removed { spi: u32 },
+    /// All SAs were removed, or one policy or more.
+    Flushed,
 }
 
 /// Reads a notification.
@@ -350,6 +356,12 @@ pub(crate) fn told(kind: u16, payload: &[u8], reqid: u32) -> Option<Told> {
             let port = u16::from_be_bytes(payload.get(62..64)?.try_into().ok()?);
             Some(Told::Moved { spi, to: (address, port).into() })
         }
+        // struct xfrm_usersa_id
+        DELSA => {
+            let spi = u32::from_be_bytes(payload.get(16..20)?.try_into().ok()?);
+            Some(Told::Removed { spi })
+        }
+        FLUSHSA | DELPOLICY | FLUSHPOLICY => Some(Told::Flushed),
         _ => None,
     }
 }
@@ -405,6 +417,17 @@ mod tests {
             (aead.len(), u32_at(aead, 64), u32_at(aead, 68)),
             (72 + 36, Some(288), Some(128))
         );
+    }
+
+    /// What we ask for is what others are told of.
+    #[test]
+    fn a_removed_sa_is_told_of_by_its_spi() {
+        let to = IpAddr::from([198, 18, 1, 10]);
+        let mut request = remove(SaId { direction: Direction::In, to, spi: 0x1234_5678 });
+        let message = messages(request.finish(1)).next().unwrap();
+        let heard = told(message.kind, message.payload, 77);
+        assert_eq!(heard, Some(Told::Removed { spi: 0x1234_5678 }));
+        assert_eq!(told(FLUSHPOLICY, &[], 77), Some(Told::Flushed));
     }
 
     #[test]
