@@ -1,4 +1,5 @@
 //! The fuzz targets as ordinary tests: mutated real messages and noise, bounded.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
@@ -141,4 +142,49 @@ fn session() {
         rng.fill_bytes(&mut script);
         bodies::session(&script);
     }
+}
+
+/// What node A says to B in its whole life, as [`bodies::insider`] takes it.
+fn spoken() -> Vec<Vec<u8>> {
+    let mut net = bodies::telling();
+    net.settle();
+    for say in [Net::rekey_child, Net::update_addresses, Net::rekey] {
+        say(&mut net, A);
+        net.settle();
+    }
+    let sa = net.nodes[A].established()[0].id;
+    net.close(A, sa);
+    net.settle();
+    let from = net.nodes[A].address;
+    let opened = |flight: Flight| {
+        let header = ike::wire::Header::decode(&flight.datagram).unwrap();
+        let spis = (header.initiator_spi, header.responder_spi);
+        let said = bodies::Insider::of(&net, Some(spis))?.open(&flight.datagram);
+        said.filter(|_| flight.from == from && !header.response)
+    };
+    let record = net.record.clone().unwrap();
+    record
+        .into_iter()
+        .filter_map(opened)
+        .map(|(exchange, first, chain)| {
+            let length = (chain.len() as u16).to_be_bytes();
+            [&[exchange.0, first, 0], &length[..], &chain].concat()
+        })
+        .collect()
+}
+
+#[test]
+fn insider() {
+    let spoken = spoken();
+    assert!(spoken.len() >= 4, "{}", spoken.len());
+    let mut seeds = Vec::new();
+    for point in 0..4 {
+        for (n, said) in spoken.iter().enumerate() {
+            let mut fragmented = said.clone();
+            fragmented[2] = 3;
+            let next = &spoken[(n + 1) % spoken.len()];
+            seeds.push([&[point], &fragmented[..], next].concat());
+        }
+    }
+    bounded(bodies::insider, &seeds, 150);
 }
