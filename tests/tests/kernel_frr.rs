@@ -250,6 +250,7 @@ fn strongswan(scene: &Scene, ca: &Ca, folder: &Path, number: u8) -> Foreign {
         ike: None,
         esp: None,
         trap: true,
+        quiet: false,
     };
     Foreign::start(Peer::StrongSwan, scene.node(spoke(number)), folder, connection)
 }

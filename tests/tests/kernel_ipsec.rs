@@ -151,6 +151,7 @@ fn run(name: &str) {
         ike: Some(cell.ike.to_owned()),
         esp: Some(cell.esp.to_owned()),
         trap: cell.begins == Side::They,
+        quiet: false,
     };
     let gre = format!(
         "ip link add gre1 type gre key 42 ttl 64 local {PEER} remote {OUTSIDE}; \

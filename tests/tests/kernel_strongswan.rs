@@ -7,21 +7,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ike::{
-    Algorithms, Config, Engine, Esp, Event, Identity, Output, Refusal, SaId, TunnelKeys, TunnelKind,
-};
+use ike::{Algorithms, Config, Engine, Esp, Event, Output, SaId, TunnelKeys, TunnelKind};
 use lab::{Daemon, Lab, Topology};
-use nix::sched::{CloneFlags, setns};
-use overlay_tests::e2e::{self, Ca, PATIENCE, days, good, until};
+use overlay_tests::e2e::ipsec::Credentials;
+use overlay_tests::e2e::{Ca, PATIENCE, days, good, on_network_of, until};
 use pki::authority::Request;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use zeroize::Zeroizing;
 
 const NETWORK: &str = "
 links: { wan: }
@@ -41,53 +37,6 @@ const CHARON: &str = "charon-systemd {
 const PORT: u16 = 4500;
 /// RFC 3948 §2.2: before IKE on port 4500.
 const MARKER: [u8; 4] = [0; 4];
-
-/// A certificate with its name; whoever the CA knows is welcome.
-struct Credentials {
-    identity: Identity,
-    certificate: Vec<u8>,
-    private_key: Zeroizing<Vec<u8>>,
-}
-
-impl Credentials {
-    fn new(identity: &e2e::Identity) -> Self {
-        let certificate = der(&identity.certificate);
-        let read = good("read a certificate", pki::Certificate::parse(&certificate));
-        Self {
-            identity: Identity { kind: 9, data: read.identity.subject_der.clone() },
-            certificate,
-            private_key: Zeroizing::new(der(&identity.private_key)),
-        }
-    }
-}
-
-impl ike::Credentials for Credentials {
-    fn identity(&self) -> Identity {
-        self.identity.clone()
-    }
-
-    fn certificates(&self) -> Vec<Vec<u8>> {
-        vec![self.certificate.clone()]
-    }
-
-    fn private_key(&self) -> Zeroizing<Vec<u8>> {
-        self.private_key.clone()
-    }
-
-    fn authenticate(&self, identity: &Identity, chain: &[Vec<u8>]) -> Result<(), Refusal> {
-        let refused = |why: &str| Refusal(why.into());
-        let leaf = chain.first().ok_or_else(|| refused("no certificate"))?;
-        let read = pki::Certificate::parse(leaf).map_err(|error| Refusal(error.to_string()))?;
-        if read.identity.subject_der != identity.data {
-            return Err(refused("the certificate is for another name"));
-        }
-        Ok(())
-    }
-}
-
-fn der(pem: &str) -> Vec<u8> {
-    good("read PEM", pem::parse(pem)).into_contents()
-}
 
 /// Both nodes, charon on one of them, and the engine with a socket on the other.
 struct Scene {
@@ -142,7 +91,8 @@ impl Scene {
             node.run(["swanctl", "--load-all", "--noprompt"]).ok()
         });
 
-        let socket = socket_on(good("find a node", lab.node("ours")));
+        let node = good("find a node", lab.node("ours"));
+        let socket = good("bind", on_network_of(node, || UdpSocket::bind(OURS)));
         let algorithms = good("read the proposals", Algorithms::parse(&[ike]));
         let tunnels = vec![TunnelKind::Esp];
         let mut engine = Engine::new(Config { algorithms, tunnels, ..Config::default() });
@@ -246,17 +196,6 @@ impl Drop for Scene {
             eprintln!("── log of charon:\n{}", self.charon.log().unwrap_or_default());
         }
     }
-}
-
-/// UDP port 4500 of a node, for this process.
-fn socket_on(node: &lab::Node) -> UdpSocket {
-    let inhabitant = good("start a process", node.start(["sleep", "1000"]));
-    let there = good("open", File::open(format!("/proc/{}/ns/net", inhabitant.pid())));
-    let made = std::thread::spawn(move || {
-        setns(there, CloneFlags::CLONE_NEWNET).unwrap();
-        UdpSocket::bind(OURS).unwrap()
-    });
-    made.join().unwrap()
 }
 
 fn address(text: &str) -> SocketAddr {

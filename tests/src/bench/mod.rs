@@ -9,7 +9,9 @@
 //! Every round measures every contender once (A B C, A B C …), so that what the machine does
 //! beside the benchmark meets them all. Ratios are those of one round.
 
+mod clients;
 mod contender;
+pub mod handshakes;
 mod measure;
 pub mod registrations;
 mod report;

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -14,21 +14,20 @@ use nhrp::engine::{Authorization, Config, Engine, Limits, Output, Server};
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
+use super::clients;
 use super::measure::{cpu_seconds, status};
-use crate::e2e::{Ca, Frr, Numbers, Scene, Site};
+use crate::e2e::{Ca, Frr, Scene, Site};
 use crate::scale::NoTraffic;
 
 const HOLDING: Duration = Duration::from_secs(7200);
 const KEY: u32 = 42;
-/// First tunnel address, and first NBMA address, of the clients.
-const TUNNEL: [u8; 4] = [172, 16, 16, 0];
-const UNDERLAY: [u8; 4] = [10, 64, 16, 0];
+/// First tunnel address of the clients.
+const TUNNEL: Ipv4Addr = Ipv4Addr::new(172, 16, 16, 0);
 const GRE: u8 = 47;
 /// GRE header with a key, before NHRP (RFC 2784, RFC 2890).
 const GRE_HEADER: [u8; 4] = [0x20, 0, 0x20, 0x01];
-const IP_HEADER: usize = 20;
 /// Requests without an answer at one time.
 const WINDOW: usize = 64;
 /// No answer at all for so long ends a round.
@@ -72,10 +71,6 @@ pub struct Measured {
     pub full_kib: f64,
 }
 
-fn plus(base: [u8; 4], n: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::from(base)) + n)
-}
-
 /// Starts the hub, lets so many clients register and renew, and reads off what it took.
 /// `clients` is the command line that ends in [`clients`].
 ///
@@ -91,9 +86,7 @@ pub fn measure(hub: Hub, count: u32, clients: &[String]) -> Result<Measured, Str
         .set("limits", "{ peers: 20000, cache-entries: 40000 }")
         .set("log", "warn");
     let mut scene = Scene::new("registrations", [server, Site::new(&ca, 1)]);
-    let spoke = Numbers::default().underlay(1, 10).addr();
-    scene.run("internet", &format!("ip route add 10.64.0.0/10 via {spoke}"));
-    scene.run("spoke-a", "ip route add local 10.64.0.0/10 dev lo");
+    clients::route(&scene);
     let frr = match hub {
         Hub::Nhrpd => {
             scene.start("hub");
@@ -136,12 +129,8 @@ fn frr(scene: &Scene) -> Frr {
 /// # Errors
 /// When there is no raw socket.
 pub fn clients(count: u32) -> io::Result<[Round; 2]> {
-    let hub = Numbers::default().underlay(0, 10).addr();
-    let IpAddr::V4(hub) = hub else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(i32::from(GRE))))?;
-    socket.set_header_included_v4(true)?;
-    socket.set_recv_buffer_size(8 << 20)?;
-    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let hub = clients::HUB;
+    let socket = clients::socket(GRE)?;
     let start = Instant::now();
     let mut clients: Vec<Engine> = (0..count).map(|n| client(n, hub, start)).collect();
     let new = round(&socket, &mut clients, hub, Duration::ZERO)?;
@@ -157,8 +146,8 @@ fn client(n: u32, hub: Ipv4Addr, start: Instant) -> Engine {
         cluster: 0,
     };
     let config = Config {
-        address: IpNet::new_assert(plus(TUNNEL, n).into(), 16),
-        nbma: Some(plus(UNDERLAY, n).into()),
+        address: IpNet::new_assert(clients::plus(TUNNEL, n).into(), 16),
+        nbma: Some(clients::nbma(n).into()),
         holding_time: HOLDING,
         authentication: None,
         servers: vec![server],
@@ -232,15 +221,7 @@ fn send_due(
     while let Some(output) = client.poll_output() {
         let Output::Transmit { packet, .. } = output else { continue };
         let gre = [&GRE_HEADER[..], &KEY.to_be_bytes(), &packet].concat();
-        let length = (IP_HEADER + gre.len()) as u16;
-        let mut datagram = vec![0x45, 0];
-        datagram.extend(length.to_be_bytes());
-        // The kernel fills in identification and checksum.
-        datagram.extend([0, 0, 0, 0, 64, GRE, 0, 0]);
-        datagram.extend(plus(UNDERLAY, n as u32).octets());
-        datagram.extend(hub.octets());
-        datagram.extend(gre);
-        socket.send_to(&datagram, &SocketAddrV4::new(hub, 0).into())?;
+        clients::send(socket, n as u32, hub, GRE, &gre)?;
         sent += 1;
     }
     Ok(sent)
@@ -248,11 +229,8 @@ fn send_due(
 
 /// For which client a packet of the hub is, and its NHRP packet.
 fn reply(packet: &[u8], count: usize) -> Option<(usize, &[u8])> {
-    let header = usize::from(packet.first()? & 0x0f) * 4;
-    let to = u32::from_be_bytes(packet.get(16..20)?.try_into().ok()?);
-    let n = to.checked_sub(u32::from(Ipv4Addr::from(UNDERLAY)))? as usize;
-    let nhrp = packet.get(header..)?.strip_prefix(&GRE_HEADER)?.strip_prefix(&KEY.to_be_bytes())?;
-    (n < count).then_some((n, nhrp))
+    let (n, gre) = clients::received(packet, count)?;
+    Some((n, gre.strip_prefix(&GRE_HEADER)?.strip_prefix(&KEY.to_be_bytes())?))
 }
 
 #[cfg(test)]
@@ -261,13 +239,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_for_the_client_that_it_is_sent_to() {
-        let mut packet = vec![0x45; IP_HEADER];
-        packet[16..20].copy_from_slice(&plus(UNDERLAY, 300).octets());
-        packet.extend(GRE_HEADER);
-        packet.extend(KEY.to_be_bytes());
-        packet.extend(b"nhrp");
+        let gre = [&GRE_HEADER[..], &KEY.to_be_bytes(), b"nhrp"].concat();
+        let mut packet = clients::packet(clients::HUB, clients::nbma(300), GRE, &gre);
         assert_eq!(reply(&packet, 301), Some((300, &b"nhrp"[..])));
         assert_eq!(reply(&packet, 300), None);
-        assert_eq!(reply(&packet[..25], 301), None);
+        packet.truncate(25);
+        assert_eq!(reply(&packet, 301), None);
     }
 }

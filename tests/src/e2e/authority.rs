@@ -11,7 +11,7 @@ use super::good;
 /// A CA.
 pub struct Ca {
     authority: Authority,
-    issued: Cell<u8>,
+    issued: Cell<u32>,
 }
 
 /// What a node proves itself with, in PEM.
@@ -50,7 +50,9 @@ impl Ca {
     /// Issues a certificate.
     pub fn issue(&self, request: &Request) -> Identity {
         self.issued.update(|issued| issued + 1);
-        let serial = Serial::new([self.issued.get(); 16]);
+        let mut serial = [1; 16];
+        serial[12..].copy_from_slice(&self.issued.get().to_be_bytes());
+        let serial = Serial::new(serial);
         let issued = good("issue", self.authority.issue(request, KeyType::P256, serial));
         let certificate = pki::certificate_pem(&issued.certificate);
         let read = good("read it", pki::Certificate::parse(&issued.certificate));

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ike::Refusal;
 use lab::{Daemon, Node};
+use zeroize::Zeroizing;
 
 use super::{Identity, good, until};
 use crate::matrix::Peer;
@@ -24,6 +26,8 @@ pub struct Connection {
     pub esp: Option<String>,
     /// GRE that has no SA makes it begin.
     pub trap: bool,
+    /// For measurements: neither log nor probes, and tables that are made for thousands.
+    pub quiet: bool,
 }
 
 /// Credentials of both sides.
@@ -42,6 +46,52 @@ pub enum Secret {
     },
 }
 
+/// For an engine of ours without a daemon: a certificate with its name. Whoever presents one with
+/// his own name is welcome.
+pub struct Credentials {
+    identity: ike::Identity,
+    certificate: Vec<u8>,
+    private_key: Zeroizing<Vec<u8>>,
+}
+
+impl Credentials {
+    /// Of this certificate.
+    pub fn new(identity: &Identity) -> Self {
+        let der = |text: &str| good("read PEM", pem::parse(text)).into_contents();
+        let certificate = der(&identity.certificate);
+        let read = good("read a certificate", pki::Certificate::parse(&certificate));
+        Self {
+            identity: ike::Identity { kind: 9, data: read.identity.subject_der.clone() },
+            certificate,
+            private_key: Zeroizing::new(der(&identity.private_key)),
+        }
+    }
+}
+
+impl ike::Credentials for Credentials {
+    fn identity(&self) -> ike::Identity {
+        self.identity.clone()
+    }
+
+    fn certificates(&self) -> Vec<Vec<u8>> {
+        vec![self.certificate.clone()]
+    }
+
+    fn private_key(&self) -> Zeroizing<Vec<u8>> {
+        self.private_key.clone()
+    }
+
+    fn authenticate(&self, identity: &ike::Identity, chain: &[Vec<u8>]) -> Result<(), Refusal> {
+        let refused = |why: &str| Refusal(why.into());
+        let leaf = chain.first().ok_or_else(|| refused("no certificate"))?;
+        let read = pki::Certificate::parse(leaf).map_err(|error| Refusal(error.to_string()))?;
+        if read.identity.subject_der != identity.data {
+            return Err(refused("the certificate is for another name"));
+        }
+        Ok(())
+    }
+}
+
 /// A daemon for IPsec that is not ours.
 pub struct Foreign {
     kind: Peer,
@@ -52,8 +102,12 @@ pub struct Foreign {
 }
 
 /// Without a list charon loads all plugins that there are, also such as take ESP from the kernel.
-const CHARON: &str = "charon-systemd {
-  load = random nonce x509 constraints pubkey pkcs1 pkcs8 pem openssl curve25519 kdf kernel-netlink socket-default vici
+const PLUGINS: &str = "\
+charon-systemd { load = random nonce x509 constraints pubkey pkcs1 pkcs8 pem openssl curve25519 kdf \
+kernel-netlink socket-default vici }
+swanctl { load = random openssl pem pkcs1 pkcs8 pubkey x509 }
+";
+const TALKATIVE: &str = "charon-systemd {
   retransmit_tries = 2
   retransmit_timeout = 1.0
   retransmit_base = 1.0
@@ -61,7 +115,14 @@ const CHARON: &str = "charon-systemd {
                      ike = 2
                      cfg = 2 } }
 }
-swanctl { load = random openssl pem pkcs1 pkcs8 pubkey x509 }
+";
+/// As strongSwan's documentation has it for thousands of IKE SAs.
+const QUIET: &str = "charon-systemd {
+  ikesa_table_size = 4096
+  ikesa_table_segments = 16
+  filelog { stderr { default = -1 } }
+  journal { default = -1 }
+}
 ";
 /// How libreswan calls what the proposals name.
 const LIBRESWAN: [(&str, &str); 7] = [
@@ -120,6 +181,11 @@ impl Foreign {
     fn running(&self) {
         let daemon = self.daemon.as_ref();
         assert!(daemon.is_some_and(Daemon::running), "ended: {}", self.log());
+    }
+
+    /// The daemon, where it runs.
+    pub fn daemon(&self) -> Option<&Daemon> {
+        self.daemon.as_ref()
     }
 
     /// What it has logged.
@@ -200,7 +266,7 @@ impl Foreign {
 
     #[track_caller]
     fn configure_strongswan(&self) {
-        let Connection { local, remote, proof, ike, esp, trap } = &self.connection;
+        let Connection { local, remote, proof, ike, esp, trap, quiet } = &self.connection;
         let (mut ends, mut secrets) = (String::new(), String::new());
         match proof {
             Secret::Certificate(identity) => {
@@ -219,6 +285,7 @@ impl Foreign {
         let begin = if *trap { "trap" } else { "none" };
         // A trap wants to know whom it is for.
         let whom = if remote == "%any" { "0.0.0.0/0" } else { "dynamic" };
+        let (probes, manner) = if *quiet { ("0s", QUIET) } else { ("2s", TALKATIVE) };
         let ike = ike.as_deref().unwrap_or("default");
         let esp = esp.as_deref().unwrap_or("default");
         let connection = format!(
@@ -229,7 +296,7 @@ impl Foreign {
                local_port = 4500
                remote_port = 4500
                proposals = {ike}
-               dpd_delay = 2s
+               dpd_delay = {probes}
                {ends}
                children {{ gre {{ mode = transport
                                   local_ts = dynamic[gre]
@@ -238,13 +305,13 @@ impl Foreign {
                                   start_action = {begin} }} }}
              }} }}\n"
         );
-        self.write("strongswan.conf", CHARON);
+        self.write("strongswan.conf", &[PLUGINS, manner].concat());
         self.write("swanctl/swanctl.conf", &(connection + &secrets));
     }
 
     #[track_caller]
     fn configure_libreswan(&self) {
-        let Connection { local, remote, proof, ike, esp, trap } = &self.connection;
+        let Connection { local, remote, proof, ike, esp, trap, .. } = &self.connection;
         let mut ends = String::new();
         let nss = format!("sql:{}", self.file("nss"));
         good("make a folder", fs::create_dir_all(self.folder.join("nss")));

@@ -21,6 +21,7 @@ mod site;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use control::{Cache, Dmvpn, NhsState, Peer, PeerState};
 use lab::ping::{Ping, Replies};
 use lab::{Daemon, Lab, Topology};
+use nix::sched::{CloneFlags, setns};
 use serde::de::DeserializeOwned;
 
 pub use authority::{Ca, Identity, days};
@@ -273,6 +275,21 @@ pub fn until<T>(what: &str, ask: impl Fn() -> Option<T>) -> T {
         assert!(Instant::now() < give_up, "{what}: not within {} s", PATIENCE.as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Does this on the network of a node, as with a socket for this process.
+#[track_caller]
+pub fn on_network_of<T: Send>(node: &lab::Node, act: impl FnOnce() -> T + Send) -> T {
+    let inhabitant = good("start a process", node.start(["sleep", "1000"]));
+    let there = good("open", File::open(format!("/proc/{}/ns/net", inhabitant.pid())));
+    let there = || {
+        good("go to the network of a node", setns(there, CloneFlags::CLONE_NEWNET));
+        act()
+    };
+    std::thread::scope(|threads| match threads.spawn(there).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 /// Waits until the last replies come over two routers: straight from spoke to spoke.
