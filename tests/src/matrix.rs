@@ -105,6 +105,9 @@ macro_rules! interop_cells {
             strongswan_they_begin_shared_key_kernel:
                 StrongSwan, They, SharedKey, Kernel, Open,
                 "aes256gcm16-prfsha256-x25519", "aes256gcm16-x25519", They, Deleted(We);
+            strongswan_they_begin_shared_key_userspace:
+                StrongSwan, They, SharedKey, Userspace, Open,
+                "aes256gcm16-prfsha384-ecp256", "aes256gcm16", We, Died(They);
             libreswan_we_begin_certificates_kernel:
                 Libreswan, We, Certificates, Kernel, Open,
                 "aes256gcm16-prfsha256-x25519", "aes256gcm16", We, Deleted(They);
