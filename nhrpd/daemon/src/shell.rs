@@ -202,7 +202,23 @@ async fn tick(interval: &mut Option<Interval>) {
 
 impl Shell {
     fn event(&mut self, event: Event) {
+        let heard = match &event {
+            Event::Ike { from, datagram, .. } if tracing::enabled!(tracing::Level::DEBUG) => {
+                Some((format!("{from}: {}", message(datagram)), self.drops()))
+            }
+            _ => None,
+        };
         self.overlay.handle_event(now(), event, &mut rand::rng());
+        if let Some((heard, before)) = heard {
+            let dropped = self.drops().into_iter().zip(before).find(|(now, before)| now != before);
+            let fate =
+                dropped.map_or(String::new(), |((why, _), _)| format!(", dropped: {}", why.name()));
+            tracing::debug!("IKE from {heard}{fate}");
+        }
+    }
+
+    fn drops(&self) -> Vec<(ike::DropReason, u64)> {
+        self.overlay.ike().drops().collect()
     }
 
     fn timeout(&mut self) {
@@ -264,7 +280,10 @@ impl Shell {
         }
         while let Some(output) = self.overlay.poll_output() {
             match output {
-                Output::Ike { port, to, datagram } => self.plane.send_ike(port, to, &datagram),
+                Output::Ike { port, to, datagram } => {
+                    tracing::debug!("IKE to {to}: {}", message(&datagram));
+                    self.plane.send_ike(port, to, &datagram);
+                }
                 Output::Nhrp { peer, packet } => self.plane.send_nhrp(peer, &packet),
                 Output::Notice(notice) => self.teller.notice(notice),
                 Output::KeyLog(line) => {
@@ -275,6 +294,14 @@ impl Shell {
                 Output::Took(began, time) => self.statistics.took(began, time),
             }
         }
+    }
+}
+
+/// What an IKE message says of itself before it is decrypted.
+fn message(datagram: &[u8]) -> String {
+    match ike::wire::Header::decode(datagram) {
+        Ok(header) => format!("{header}, {} bytes", datagram.len()),
+        Err(error) => format!("{} bytes, {error}", datagram.len()),
     }
 }
 

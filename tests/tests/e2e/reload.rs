@@ -60,6 +60,12 @@ fn a_server_more_and_bad_files_under_a_ping_each_millisecond(mode: &str, transpo
         nhs.len() == 2 && nhs.iter().all(|nhs| nhs.state == NhsState::Responding)
     });
     assert!(is_up(&dmvpn, address));
+    for words in [
+        format!("IKE to {nbma}:4500: IKE_SA_INIT request 0 of "),
+        format!("IKE from {nbma}:4500: IKE_AUTH response 2 of "),
+    ] {
+        assert!(scene.log("spoke-a").contains(&words), "{words}");
+    }
     let carried = |peer: &control::Peer| peer.session.as_ref().map(|session| session.transport);
     assert!(peers(&dmvpn).all(|peer| carried(peer) == Some(transport)), "{dmvpn:#?}");
     go_on(&mut to_hub, 200);

@@ -108,6 +108,15 @@ pub struct Header {
     pub message_id: u32,
 }
 
+impl std::fmt::Display for Header {
+    /// As in `IKE_AUTH request 1 of 0123456789abcdef:fedcba9876543210`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { exchange, message_id, initiator_spi, responder_spi, .. } = self;
+        let kind = if self.response { "response" } else { "request" };
+        write!(f, "{exchange} {kind} {message_id} of {initiator_spi:016x}:{responder_spi:016x}")
+    }
+}
+
 const FLAG_INITIATOR: u8 = 0x08;
 const FLAG_RESPONSE: u8 = 0x20;
 
@@ -261,6 +270,10 @@ mod tests {
             ]
         );
         assert_eq!(Header::decode(&bytes), Ok(header()));
+        assert_eq!(
+            header().to_string(),
+            "INFORMATIONAL response 7 of 0102030405060708:1112131415161718"
+        );
     }
 
     #[test]
