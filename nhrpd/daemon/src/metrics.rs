@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use control::{EventKind, Handler as _, IkeState, NhsState, PeerState, ShortcutState};
 use nhrp::engine::BindingKind;
-use overlay::desired::{PeerCounters, PeerId};
+use overlay::desired::{Changes, PeerCounters, PeerId};
 use overlay::{Began, Overlay, SessionReport};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -59,14 +59,19 @@ impl Statistics {
     pub(crate) fn before(
         &mut self,
         overlay: &Overlay,
+        changes: &Changes,
         counters: impl FnOnce() -> BTreeMap<PeerId, PeerCounters>,
     ) {
         let peers = &overlay.desired().peers;
-        if self.traffic.paths.keys().any(|id| !peers.contains_key(id)) {
+        let gone = |id: &&PeerId| !peers.contains_key(id) && self.traffic.paths.contains_key(id);
+        let gone: Vec<PeerId> = changes.peers.iter().filter(gone).copied().collect();
+        if !gone.is_empty() {
             self.traffic.count(&counters());
-            self.traffic.paths.retain(|id, _| peers.contains_key(id));
+            for id in gone {
+                self.traffic.paths.remove(&id);
+            }
         }
-        self.traffic.follow(overlay.sessions());
+        self.traffic.follow(changes.peers.iter().filter_map(|&id| overlay.session(id)));
     }
 }
 

@@ -272,11 +272,11 @@ impl Shell {
 
     /// Carries out what the core wants, sessions before the packets that use them.
     pub(crate) fn flush(&mut self) {
-        if self.overlay.poll_desired(now()).is_some() {
+        if let Some(changes) = self.overlay.poll_desired(now()) {
             if self.config.metrics.is_some() {
-                self.statistics.before(&self.overlay, || self.plane.counters());
+                self.statistics.before(&self.overlay, &changes, || self.plane.counters());
             }
-            self.plane.apply(self.overlay.desired());
+            self.plane.apply(self.overlay.desired(), &changes);
         }
         while let Some(output) = self.overlay.poll_output() {
             match output {

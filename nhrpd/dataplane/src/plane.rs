@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use overlay::desired::{Desired, EspCipher, Event, PeerCounters, PeerId};
+use overlay::desired::{Changes, Desired, EspCipher, Event, PeerCounters, PeerId};
 use tokio::sync::mpsc;
 
 use crate::userspace::ESP_CIPHERS;
@@ -55,9 +55,12 @@ impl DataPlane {
         esp_ciphers(matches!(self, Self::Kernel(_)))
     }
 
-    /// Compares with what is, and repairs the difference. Cheap where little changed.
-    pub fn apply(&self, desired: &Desired) {
-        either!(self, plane => plane.apply(desired));
+    /// Brings about the desired state, which differs from the last one by `changes` at most.
+    pub fn apply(&self, desired: &Desired, changes: &Changes) {
+        match self {
+            Self::Kernel(plane) => plane.apply(desired, changes),
+            Self::Userspace(plane) => plane.apply(desired),
+        }
     }
 
     /// The underlay's address or MTU is another one.

@@ -30,6 +30,60 @@ pub struct Desired {
     pub sources: BTreeMap<PeerId, Arc<[IpNet]>>,
 }
 
+/// What may differ between one desired state and the next; everything else is as it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Paths: they themselves, their sources, or whether they get multicast.
+    pub peers: BTreeSet<PeerId>,
+    /// Prefixes: their place in forwarding or among the routes.
+    pub prefixes: BTreeSet<IpNet>,
+}
+
+impl Changes {
+    /// Everything that is in either of two states.
+    pub fn between(one: &Desired, other: &Desired) -> Self {
+        let mut changes = Self::default();
+        for desired in [one, other] {
+            changes.peers.extend(desired.peers.keys());
+            changes.peers.extend(&desired.multicast);
+            changes.peers.extend(desired.sources.keys());
+            changes.prefixes.extend(desired.forwarding.keys());
+            changes.prefixes.extend(&desired.routes);
+        }
+        changes
+    }
+
+    /// Makes a copy of the former state one of the `next`.
+    pub fn carry(&self, next: &Desired, copy: &mut Desired) {
+        fn entry<K: Ord + Copy, V: Clone>(
+            key: K,
+            next: &BTreeMap<K, V>,
+            copy: &mut BTreeMap<K, V>,
+        ) {
+            match next.get(&key) {
+                Some(value) => drop(copy.insert(key, value.clone())),
+                None => drop(copy.remove(&key)),
+            }
+        }
+        fn member<K: Ord + Copy>(key: K, next: &BTreeSet<K>, copy: &mut BTreeSet<K>) {
+            if next.contains(&key) {
+                copy.insert(key);
+            } else {
+                copy.remove(&key);
+            }
+        }
+        for &id in &self.peers {
+            entry(id, &next.peers, &mut copy.peers);
+            entry(id, &next.sources, &mut copy.sources);
+            member(id, &next.multicast, &mut copy.multicast);
+        }
+        for &prefix in &self.prefixes {
+            entry(prefix, &next.forwarding, &mut copy.forwarding);
+            member(prefix, &next.routes, &mut copy.routes);
+        }
+    }
+}
+
 /// Where packets for a prefix go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop {

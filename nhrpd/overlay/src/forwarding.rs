@@ -10,7 +10,7 @@ use nhrp::engine::{Authorization, Binding, BindingKind, Engine, Nbma};
 use nhrp::index::Index;
 
 use crate::config::{Config, Member};
-use crate::desired::{Desired, Hop, Peer, PeerId, Transport};
+use crate::desired::{Changes, Desired, Hop, Peer, PeerId, Transport};
 use crate::notice::Notice;
 use crate::session::{Proof, Sessions, Touched, allowance};
 
@@ -94,6 +94,8 @@ pub(crate) struct Found {
     pub refused: Vec<(PeerId, String)>,
     /// For the operator.
     pub notices: Vec<Notice>,
+    /// What of the desired state was looked at.
+    pub changes: Changes,
 }
 
 /// What the session at a binding's address may do for it.
@@ -205,7 +207,8 @@ impl Forwarding {
             prefixes.extend(self.outcomes.sorted_keys());
             ids.extend(known.sessions.iter().map(|(id, _)| id));
             ids.extend(self.desired.peers.keys());
-            self.desired.routes.clear();
+            prefixes.append(&mut self.desired.routes);
+            prefixes.extend(&known.config.routes);
         }
         for place in places {
             prefixes.extend(known.bindings.at(place));
@@ -216,8 +219,10 @@ impl Forwarding {
         }
 
         let mut found = Found::default();
+        let mut filled = Vec::new();
         for prefix in self.defaulted.drain(..) {
             self.desired.forwarding.remove(&prefix);
+            filled.push(prefix);
         }
         for &prefix in &prefixes {
             ids.extend(self.release(prefix));
@@ -225,11 +230,14 @@ impl Forwarding {
                 ids.extend(self.lay(known, &binding, &mut found));
             }
         }
-        for id in ids {
+        for &id in &ids {
             self.update_session(known, id, &mut found);
         }
         self.fill_in(known.config);
         self.tell_directness(&prefixes, &mut found);
+        prefixes.extend(filled);
+        prefixes.extend(&self.defaulted);
+        found.changes = Changes { peers: ids, prefixes };
         found
     }
 

@@ -34,7 +34,7 @@ pub use notice::{Notice, Refusal, Refused};
 pub use report::{AttemptReport, Route, SessionReport};
 
 use credentials::Judge;
-use desired::{Desired, Event, PeerId, Transport};
+use desired::{Changes, Event, PeerId, Transport};
 use forwarding::{Forwarding, Known, Path};
 use keying::{Attempt, Budget};
 use notice::Refusals;
@@ -261,9 +261,9 @@ impl Overlay {
         self.outputs.pop_front()
     }
 
-    /// The desired state, where it changed since the last call. To be called when the outputs
-    /// of a batch of inputs are dealt with.
-    pub fn poll_desired(&mut self, now: Now) -> Option<&Desired> {
+    /// Brings [`Self::desired`] in step with what happened; gives what may have changed in it since
+    /// the last call. To be called when a batch of inputs is dealt with, before its outputs are.
+    pub fn poll_desired(&mut self, now: Now) -> Option<Changes> {
         if !self.forwarding.is_touched() && !self.sessions.is_touched() {
             return None;
         }
@@ -286,7 +286,7 @@ impl Overlay {
             }
         }
         self.outputs.extend(found.notices.into_iter().map(Output::Notice));
-        Some(self.forwarding.desired())
+        Some(found.changes)
     }
 
     /// Own NBMA address changed; `None` while the underlay has none.

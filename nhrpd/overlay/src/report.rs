@@ -8,6 +8,7 @@ use nhrp::engine::{Binding, Nbma};
 
 use crate::desired::{Desired, PeerId, Transport};
 use crate::forwarding::{self, Path};
+use crate::session::Session;
 use crate::{Credentials, Overlay, Refusal};
 
 /// One session.
@@ -58,7 +59,16 @@ pub enum Route {
 impl Overlay {
     /// Sessions in order of their age.
     pub fn sessions(&self) -> impl Iterator<Item = SessionReport> + '_ {
-        self.sessions.iter().map(|(peer, session)| SessionReport {
+        self.sessions.iter().map(|(peer, session)| self.report(peer, session))
+    }
+
+    /// One session.
+    pub fn session(&self, peer: PeerId) -> Option<SessionReport> {
+        self.sessions.get(peer).map(|session| self.report(peer, session))
+    }
+
+    fn report(&self, peer: PeerId, session: &Session) -> SessionReport {
+        SessionReport {
             peer,
             sa: session.sa,
             tunnel: session.tunnel,
@@ -71,7 +81,7 @@ impl Overlay {
             endpoint: session.endpoint,
             up: session.up,
             since: session.since,
-        })
+        }
     }
 
     /// Key exchanges of ours that are under way or failed.

@@ -300,8 +300,8 @@ impl Sim {
         while let Some(live) = &mut self.nodes[id.0].live {
             let mut actions = Vec::new();
             let changed = match live.overlay.poll_desired(now) {
-                Some(desired) => {
-                    actions = live.plane.apply(self.now, desired);
+                Some(_) => {
+                    actions = live.plane.apply(self.now, live.overlay.desired());
                     true
                 }
                 None => false,

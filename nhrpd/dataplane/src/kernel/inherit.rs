@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::plan::{Direction, SaId, Tables};
 use super::rules::Set;
+use super::tables::{Direction, SaId, Tables};
 
 /// What is still on its way through an SA whose successor is there may arrive.
 const LINGER: Duration = Duration::from_secs(5);
@@ -120,7 +120,7 @@ mod tests {
     use ipnet::IpNet;
 
     use super::super::nft::Element;
-    use super::super::plan::Association;
+    use super::super::tables::Association;
     use super::*;
 
     fn ip(s: &str) -> IpAddr {

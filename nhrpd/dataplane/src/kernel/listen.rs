@@ -10,12 +10,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use overlay::desired::Event;
 use zeroize::Zeroize as _;
 
-use super::plan::Direction;
 use super::socket::Heard;
 use super::state::Gone;
+use super::tables::Direction;
 use super::wire::{Message, messages};
 use super::xfrm::Told;
-use super::{Core, log, packet, plan, route, rules, xfrm};
+use super::{Core, log, packet, route, rules, xfrm};
 use crate::userspace::counters::Reason;
 use crate::userspace::limit::{First, PerSource};
 
@@ -166,14 +166,14 @@ impl Listening<'_> {
                 }
             }
             Some(Told::Expired(id)) => {
-                let peer = state.path(id);
+                let peer = state.plan().path(id).map(|(peer, ..)| peer);
                 drop(state);
                 if let Some(peer) = peer {
                     core.event(Event::Expiring { peer });
                 }
             }
             Some(Told::Moved { spi, to }) => {
-                let peer = state.by_spi(spi);
+                let peer = state.plan().by_spi(spi);
                 drop(state);
                 if let Some(peer) = peer {
                     core.event(Event::Moved { peer, endpoint: to });
@@ -199,7 +199,7 @@ impl Listening<'_> {
         match log::packet(message.kind, message.payload) {
             Some((rules::REDIRECT, packet)) => {
                 let Some(source) = source(packet) else { return };
-                let peer = plan::hop(core.state().desired(), source).map(|hop| hop.peer);
+                let peer = core.state().plan().hop(source).map(|(hop, _)| hop.peer);
                 if let Some(peer) = peer {
                     core.event(Event::Redirect { peer, packet: packet.to_vec() });
                 }
@@ -213,7 +213,7 @@ impl Listening<'_> {
     fn copy(&self, packet: &[u8]) {
         let core = self.core;
         let state = core.state();
-        let desired = state.desired();
+        let desired = state.plan().desired();
         let members: BTreeSet<IpAddr> = desired
             .multicast
             .iter()
@@ -243,9 +243,9 @@ impl Listening<'_> {
             };
             let state = core.state();
             let peer = match core.config.clear {
-                true => state.by_nbma(origin.nbma),
+                true => state.plan().by_nbma(origin.nbma),
                 // The mark has the SPI as it stood in the packet.
-                false => state.by_spi(u32::from_be_bytes(origin.mark.to_ne_bytes())),
+                false => state.plan().by_spi(u32::from_be_bytes(origin.mark.to_ne_bytes())),
             };
             let endpoint = peer.and_then(|peer| state.endpoint(peer));
             drop(state);
@@ -310,7 +310,7 @@ impl Listening<'_> {
         let all = inherited.destinations.clone();
         let found: Vec<IpAddr> = all
             .into_iter()
-            .filter(|&destination| plan::hop(state.desired(), destination).is_some())
+            .filter(|&destination| state.plan().hop(destination).is_some())
             .take(ADOPTED)
             .collect();
         let inherited = state.inherited();

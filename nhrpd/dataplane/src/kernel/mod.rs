@@ -21,10 +21,12 @@ mod nft;
 mod packet;
 mod plan;
 pub(crate) mod probe;
+mod ranges;
 mod route;
 mod rules;
 mod socket;
 mod state;
+mod tables;
 mod usage;
 mod wire;
 mod xfrm;
@@ -37,7 +39,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use overlay::desired::{Desired, Event, PeerCounters, PeerId};
+use overlay::desired::{Changes, Desired, Event, PeerCounters, PeerId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::userspace::counters::{Drops, Reason};
@@ -135,10 +137,10 @@ impl Kernel {
         Ok(Self { core, thread: Some(thread) })
     }
 
-    /// Compares with what is, and repairs the difference.
-    pub fn apply(&self, desired: &Desired) {
+    /// Brings about the desired state, which differs from the last one by `changes` at most.
+    pub fn apply(&self, desired: &Desired, changes: &Changes) {
         let mut state = self.core.state();
-        state.set_desired(desired);
+        state.set_desired(desired, changes);
         let fresh = state.converge();
         drop(state);
         for nbma in fresh {

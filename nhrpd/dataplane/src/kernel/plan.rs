@@ -1,52 +1,23 @@
-//! What is to be in the kernel, from the overlay's desired state, and what has to be done about the
-//! difference to what is there. Pure.
+//! What is to be in the kernel, from the overlay's desired state. Pure.
+//!
+//! Every entry of the [`Tables`] is a function of its key, and a change marks the keys whose entries
+//! may be others now: what it costs to follow a change does not depend on how many peers there are.
+//! All keys together give the whole.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use overlay::desired::{Desired, Esp, Hop, Peer, PeerId, Transport};
+use overlay::desired::{Changes, Desired, Esp, EspKeys, Hop, Peer, PeerId, Transport};
 
 use super::nft::Element;
-use super::route::octets;
+use super::ranges::{self, Range};
+use super::route::{address, octets};
 use super::rules::Set;
+use super::tables::{Association, Direction, Keys, SaId, Tables};
 
-/// Everything of ours in the kernel that the desired state decides on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Tables {
-    /// NBMA addresses by tunnel address.
-    pub neighbours: BTreeMap<IpAddr, IpAddr>,
-    /// Next hops by prefix; none: every destination is a neighbour of its own.
-    pub routes: BTreeMap<IpNet, Option<IpAddr>>,
-    /// SAs.
-    pub associations: BTreeMap<SaId, Association>,
-    /// Elements of the sets that the rules look things up in.
-    pub elements: BTreeSet<(Set, Element)>,
-}
-
-/// What tells one SA from another (RFC 4301 §4.1), and what it is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SaId {
-    pub direction: Direction,
-    /// Receiver on the underlay.
-    pub to: IpAddr,
-    pub spi: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Direction {
-    In,
-    Out,
-}
-
-/// What may change while an SA lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Association {
-    /// Sender on the underlay; `None`: whichever own address.
-    pub from: Option<IpAddr>,
-    /// In UDP: the sender's and the receiver's port.
-    pub ports: Option<(u16, u16)>,
-}
+/// Addresses in the tunnel that the kernel asked for and that the server stands for.
+const ASKED: usize = 1024;
 
 /// What the desired state does not say.
 #[derive(Debug, Clone)]
@@ -61,501 +32,446 @@ pub(crate) struct Context {
     pub port: u16,
 }
 
-/// The hop for an address: longest prefix wins.
-pub(crate) fn hop(desired: &Desired, address: IpAddr) -> Option<&Hop> {
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    (0..=longest).rev().find_map(|len| {
-        let prefix = IpNet::new(address, len).ok()?.trunc();
-        desired.forwarding.get(&prefix)
-    })
+/// The plan, and which of its entries may differ from those last asked for.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    context: Context,
+    desired: Desired,
+    /// Addresses in the tunnel that the kernel asked for.
+    asked: BTreeSet<IpAddr>,
+    /// Paths through which something has come.
+    confirmed: BTreeSet<PeerId>,
+    by_nbma: BTreeSet<(IpAddr, PeerId)>,
+    by_spi: BTreeSet<(Direction, u32, PeerId)>,
+    by_hop: BTreeSet<(PeerId, IpNet)>,
+    by_via: BTreeSet<(IpAddr, IpNet)>,
+    marked: Keys,
 }
 
-/// Where packets for an address are to be sent on the underlay.
-pub(crate) fn nbma(desired: &Desired, address: IpAddr) -> Option<IpAddr> {
-    let hop = hop(desired, address)?;
-    Some(desired.peers.get(&hop.peer)?.endpoint.ip())
-}
-
-/// What is to be. `asked`: addresses in the tunnel that the kernel asked for. `confirmed`: paths
-/// through which something has come.
-pub(crate) fn target(
-    context: &Context,
-    desired: &Desired,
-    asked: &BTreeSet<IpAddr>,
-    confirmed: &BTreeSet<PeerId>,
-) -> Tables {
-    let mut tables = Tables::default();
-    let own: BTreeSet<IpAddr> = context.addresses.iter().map(IpNet::addr).collect();
-    let inside = |prefix: &IpNet| context.addresses.iter().any(|net| net.contains(prefix));
-    let mut neighbour = |address: IpAddr, nbma: IpAddr| {
-        if !own.contains(&address) {
-            tables.neighbours.insert(address, nbma);
-        }
-    };
-    let mut through: BTreeSet<IpNet> = desired.routes.clone();
-    for (prefix, hop) in &desired.forwarding {
-        let Some(peer) = desired.peers.get(&hop.peer) else { continue };
-        let host = prefix.prefix_len() == prefix.max_prefix_len();
-        if host && inside(prefix) {
-            neighbour(prefix.addr(), peer.endpoint.ip());
-        } else if inside(prefix) && !context.addresses.iter().any(|net| net.trunc() == *prefix) {
-            through.insert(*prefix);
+impl Plan {
+    pub(crate) fn new(context: Context) -> Self {
+        Self {
+            context,
+            desired: Desired::default(),
+            asked: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
+            by_nbma: BTreeSet::new(),
+            by_spi: BTreeSet::new(),
+            by_hop: BTreeSet::new(),
+            by_via: BTreeSet::new(),
+            marked: Keys::default(),
         }
     }
-    for &address in asked {
-        if let Some(nbma) = nbma(desired, address) {
-            neighbour(address, nbma);
-        }
+
+    /// The desired state that is planned for.
+    pub(crate) fn desired(&self) -> &Desired {
+        &self.desired
     }
-    for prefix in through {
-        let via = hop(desired, prefix.addr())
-            .filter(|hop| hop.via.is_ipv4() == prefix.addr().is_ipv4())
-            .filter(|hop| !own.contains(&hop.via))
-            .and_then(|hop| Some((hop.via, desired.peers.get(&hop.peer)?.endpoint.ip())));
-        if let Some((via, nbma)) = via {
-            // A neighbour of that name may have a way of its own.
-            tables.neighbours.entry(via).or_insert(nbma);
-        }
-        tables.routes.insert(prefix, via.map(|(via, _)| via));
+
+    /// Own NBMA address.
+    pub(crate) fn own(&self) -> Option<IpAddr> {
+        self.context.own
     }
-    associations(context, desired, confirmed, &mut tables);
-    elements(context, desired, &mut tables);
-    tables
-}
 
-/// The path that is sent through, for each NBMA address: the newest that is used or has carried
-/// something.
-fn senders(desired: &Desired, confirmed: &BTreeSet<PeerId>) -> BTreeMap<IpAddr, PeerId> {
-    let mut used: BTreeSet<PeerId> = desired.forwarding.values().map(|hop| hop.peer).collect();
-    used.extend(&desired.multicast);
-    used.extend(confirmed);
-    let mut senders: BTreeMap<IpAddr, PeerId> = BTreeMap::new();
-    for (&id, peer) in desired.peers.iter().filter(|(_, peer)| !peer.receive_only) {
-        let best = senders.entry(peer.endpoint.ip()).or_insert(id);
-        if used.contains(&id) >= used.contains(best) {
-            *best = id;
-        }
+    /// Another own NBMA address: every SA that receives is another one.
+    pub(crate) fn set_own(&mut self, own: Option<IpAddr>) {
+        let places = self.by_nbma.iter().map(|&(nbma, _)| nbma).collect();
+        self.change(&places, &BTreeSet::new(), |plan| plan.context.own = own);
     }
-    senders
-}
 
-/// Peers that the kernel cannot reach, because another one is behind the same address
-/// translator: it chooses an SA by the receiver's address alone.
-pub(crate) fn shadowed(desired: &Desired, confirmed: &BTreeSet<PeerId>) -> BTreeSet<PeerId> {
-    let senders = senders(desired, confirmed);
-    let port = |id: &PeerId| desired.peers.get(id).map(|peer| peer.endpoint.port());
-    let shadowed = desired.peers.iter().filter(|(_, peer)| {
-        let sender = senders.get(&peer.endpoint.ip());
-        !peer.receive_only && sender.and_then(port) != Some(peer.endpoint.port())
-    });
-    shadowed.map(|(&id, _)| id).collect()
-}
-
-/// Of several paths to one NBMA address the kernel takes the newest for what it sends: those that
-/// are not to be used yet have no outbound SA.
-fn associations(
-    context: &Context,
-    desired: &Desired,
-    confirmed: &BTreeSet<PeerId>,
-    tables: &mut Tables,
-) {
-    let senders = senders(desired, confirmed);
-    for (id, peer) in &desired.peers {
-        let Transport::Esp(esp) = &peer.transport else { continue };
-        let peer_ip = peer.endpoint.ip();
-        let port = peer.endpoint.port();
-        if let Some(own) = context.own {
-            let ports = esp.encapsulated.then_some((port, context.port));
-            let id = SaId { direction: Direction::In, to: own, spi: esp.inbound.spi };
-            tables.associations.insert(id, Association { from: Some(peer_ip), ports });
-        }
-        if senders.get(&peer_ip) == Some(id) {
-            let ports = esp.encapsulated.then_some((context.port, port));
-            let id = SaId { direction: Direction::Out, to: peer_ip, spi: esp.outbound.spi };
-            tables.associations.insert(id, Association { from: None, ports });
-        }
-    }
-}
-
-/// The path that an SA belongs to, and its keys.
-pub(crate) fn path(desired: &Desired, id: SaId) -> Option<(PeerId, &Peer, &Esp)> {
-    desired.peers.iter().find_map(|(&peer_id, peer)| match &peer.transport {
-        Transport::Esp(esp) => {
-            let keys = match id.direction {
-                Direction::In => &esp.inbound,
-                Direction::Out => &esp.outbound,
-            };
-            let to = id.direction == Direction::In || peer.endpoint.ip() == id.to;
-            (keys.spi == id.spi && to).then_some((peer_id, peer, esp))
-        }
-        _ => None,
-    })
-}
-
-fn elements(context: &Context, desired: &Desired, tables: &mut Tables) {
-    for (id, peer) in &desired.peers {
-        if let IpAddr::V4(address) = peer.endpoint.ip() {
-            let element = Element { key: address.octets().to_vec(), end: None };
-            tables.elements.insert((Set::Received, element.clone()));
-            tables.elements.insert((Set::Sent, element));
-        }
-        let Transport::Esp(esp) = &peer.transport else { continue };
-        let mark = esp.inbound.spi.to_be_bytes();
-        let Some(sources) = desired.sources.get(id) else {
-            tables.elements.insert((Set::Trusted, Element { key: mark.to_vec(), end: None }));
-            continue;
+    /// Another desired state, which differs from the last one by `changes` at most. Gives the peers
+    /// that have become unreachable, as [`Self::is_shadowed`] has it.
+    pub(crate) fn update(&mut self, next: &Desired, changes: &Changes) -> Vec<PeerId> {
+        let former = &self.desired;
+        let changes = Changes {
+            peers: changes.peers.iter().copied().filter(|id| differs(id, former, next)).collect(),
+            prefixes: changes
+                .prefixes
+                .iter()
+                .copied()
+                .filter(|prefix| {
+                    former.forwarding.get(prefix) != next.forwarding.get(prefix)
+                        || former.routes.contains(prefix) != next.routes.contains(prefix)
+                })
+                .collect(),
         };
-        let sources: Vec<IpNet> = sources.iter().copied().collect();
-        for prefix in IpNet::aggregate(&sources) {
+        let mut places = BTreeSet::new();
+        for desired in [former, next] {
+            let hops = changes.prefixes.iter().filter_map(|prefix| desired.forwarding.get(prefix));
+            let ids = changes.peers.iter().copied().chain(hops.map(|hop| hop.peer));
+            places.extend(ids.filter_map(|id| Some(desired.peers.get(&id)?.endpoint.ip())));
+        }
+        self.change(&places, &changes.prefixes, |plan| {
+            plan.index(&changes, false);
+            changes.carry(next, &mut plan.desired);
+            plan.index(&changes, true);
+            for id in &changes.peers {
+                if !plan.desired.peers.contains_key(id) {
+                    plan.confirmed.remove(id);
+                }
+            }
+        })
+    }
+
+    /// The kernel asks for a neighbour.
+    pub(crate) fn ask(&mut self, address: IpAddr) {
+        if self.asked.len() >= ASKED {
+            self.marked.neighbours.append(&mut self.asked);
+        }
+        self.asked.insert(address);
+        self.marked.neighbours.insert(address);
+    }
+
+    /// Something came through a path; `true`: the first time.
+    pub(crate) fn confirm(&mut self, id: PeerId) -> bool {
+        let Some(peer) = self.desired.peers.get(&id) else { return false };
+        let news = !self.confirmed.contains(&id);
+        if news {
+            let places = BTreeSet::from([peer.endpoint.ip()]);
+            self.change(&places, &BTreeSet::new(), |plan| {
+                plan.confirmed.insert(id);
+            });
+        }
+        news
+    }
+
+    /// These entries are to be looked at (again).
+    pub(crate) fn mark(&mut self, keys: Keys) {
+        let Keys { neighbours, routes, associations, elements } = keys;
+        self.marked.neighbours.extend(neighbours);
+        self.marked.routes.extend(routes);
+        self.marked.associations.extend(associations);
+        self.marked.elements.extend(elements);
+    }
+
+    /// The keys of the entries that may have changed.
+    pub(crate) fn take_marked(&mut self) -> Keys {
+        std::mem::take(&mut self.marked)
+    }
+
+    /// What is to be at these places.
+    pub(crate) fn at(&self, keys: &Keys) -> Tables {
+        let routes = keys.routes.iter();
+        let associations = keys.associations.iter();
+        Tables {
+            neighbours: keys
+                .neighbours
+                .iter()
+                .filter_map(|&k| Some((k, self.neighbour(k)?)))
+                .collect(),
+            routes: routes.filter_map(|&k| Some((k, self.route(k)?))).collect(),
+            associations: associations.filter_map(|&k| Some((k, self.association(k)?))).collect(),
+            elements: keys.elements.iter().filter(|key| self.has(key)).cloned().collect(),
+        }
+    }
+
+    /// All that is to be.
+    pub(crate) fn whole(&self) -> Tables {
+        let mut keys = Keys::default();
+        for &(nbma, _) in &self.by_nbma {
+            self.mark_place(nbma, &mut keys);
+        }
+        keys.routes.extend(self.desired.forwarding.keys().chain(&self.desired.routes));
+        let hosts = self.desired.forwarding.keys().filter(|prefix| is_host(prefix));
+        keys.neighbours.extend(hosts.map(IpNet::addr));
+        keys.neighbours.extend(self.by_via.iter().map(|&(via, _)| via));
+        keys.neighbours.extend(&self.asked);
+        keys.elements.extend(ranges::all(&self.desired.forwarding).flat_map(|r| self.counting(r)));
+        self.at(&keys)
+    }
+
+    /// Changes the plan in a way that affects the peers at these places and these prefixes; marks
+    /// what may come of it, and gives the peers that cannot be reached any more.
+    fn change(
+        &mut self,
+        places: &BTreeSet<IpAddr>,
+        prefixes: &BTreeSet<IpNet>,
+        change: impl FnOnce(&mut Self),
+    ) -> Vec<PeerId> {
+        let former = self.standing(places);
+        self.mark_all(places, prefixes);
+        change(self);
+        self.mark_all(places, prefixes);
+        let standing = self.standing(places);
+        let moved: Vec<PeerId> = former
+            .keys()
+            .chain(standing.keys())
+            .copied()
+            .filter(|id| former.get(id) != standing.get(id))
+            .collect();
+        let behind = moved.iter().flat_map(|&id| self.prefixes(id)).collect();
+        self.mark_all(&BTreeSet::new(), &behind);
+        moved.into_iter().filter(|&id| self.is_shadowed(id)).collect()
+    }
+
+    /// Where the peers at these places are, and whether they cannot be reached there.
+    fn standing(&self, places: &BTreeSet<IpAddr>) -> BTreeMap<PeerId, (IpAddr, bool)> {
+        let at = |&nbma: &IpAddr| self.peers_at(nbma).map(move |id| (id, nbma));
+        let all = places.iter().flat_map(at);
+        all.map(|(id, nbma)| (id, (nbma, self.is_shadowed(id)))).collect()
+    }
+
+    /// Takes the paths and prefixes into the indices, or out of them.
+    fn index(&mut self, changes: &Changes, there: bool) {
+        fn set<T: Ord>(index: &mut BTreeSet<T>, entry: T, there: bool) {
+            if there {
+                index.insert(entry);
+            } else {
+                index.remove(&entry);
+            }
+        }
+        for &id in &changes.peers {
+            let Some(peer) = self.desired.peers.get(&id) else { continue };
+            set(&mut self.by_nbma, (peer.endpoint.ip(), id), there);
+            if let Transport::Esp(esp) = &peer.transport {
+                set(&mut self.by_spi, (Direction::In, esp.inbound.spi, id), there);
+                set(&mut self.by_spi, (Direction::Out, esp.outbound.spi, id), there);
+            }
+        }
+        for &prefix in &changes.prefixes {
+            let Some(hop) = self.desired.forwarding.get(&prefix) else { continue };
+            set(&mut self.by_hop, (hop.peer, prefix), there);
+            set(&mut self.by_via, (hop.via, prefix), there);
+        }
+    }
+
+    fn mark_all(&mut self, places: &BTreeSet<IpAddr>, prefixes: &BTreeSet<IpNet>) {
+        let mut marked = self.take_marked();
+        places.iter().for_each(|&place| self.mark_place(place, &mut marked));
+        prefixes.iter().for_each(|&prefix| self.mark_prefix(prefix, &mut marked));
+        self.marked = marked;
+    }
+
+    /// The keys of what the peers at an NBMA address need, one of which sends for them all.
+    fn mark_place(&self, nbma: IpAddr, keys: &mut Keys) {
+        keys.elements.extend(counters(nbma));
+        for id in self.peers_at(nbma) {
+            keys.elements.extend(self.origins(id));
+            let Some(esp) = self.esp(id) else { continue };
+            let receivers = self.context.own.map(|own| (Direction::In, own, &esp.inbound));
+            let all = receivers.into_iter().chain([(Direction::Out, nbma, &esp.outbound)]);
+            let id =
+                |(direction, to, keys): (_, _, &EspKeys)| SaId { direction, to, spi: keys.spi };
+            keys.associations.extend(all.map(id));
+        }
+    }
+
+    /// The keys of what depends on the way to a prefix.
+    fn mark_prefix(&self, prefix: IpNet, keys: &mut Keys) {
+        let (first, last) = (prefix.network(), prefix.broadcast());
+        if is_host(&prefix) {
+            keys.neighbours.insert(first);
+        }
+        keys.neighbours.extend(self.asked.range(first..=last));
+        let Desired { forwarding, routes, .. } = &self.desired;
+        keys.neighbours.extend(forwarding.get(&prefix).map(|hop| hop.via));
+        keys.routes.insert(prefix);
+        let within = IpNet::new(first, 0).ok().zip(Some(IpNet::from(last)));
+        if let Some((least, greatest)) = within {
+            keys.routes.extend(routes.range(least..=greatest));
+            keys.routes.extend(forwarding.range(least..=greatest).map(|(&prefix, _)| prefix));
+        }
+        keys.elements.extend(ranges::around(forwarding, prefix).flat_map(|r| self.counting(r)));
+    }
+
+    /// The peers at an NBMA address, oldest first.
+    fn peers_at(&self, nbma: IpAddr) -> impl DoubleEndedIterator<Item = PeerId> {
+        let all = (nbma, PeerId(0))..=(nbma, PeerId(u32::MAX));
+        self.by_nbma.range(all).map(|&(_, id)| id)
+    }
+
+    /// The newest path to an NBMA address.
+    pub(crate) fn by_nbma(&self, nbma: IpAddr) -> Option<PeerId> {
+        self.peers_at(nbma).next_back()
+    }
+
+    fn prefixes(&self, id: PeerId) -> impl Iterator<Item = IpNet> {
+        let from = (id, IpNet::V4(Default::default()));
+        self.by_hop.range(from..).take_while(move |(of, _)| *of == id).map(|&(_, prefix)| prefix)
+    }
+
+    fn esp(&self, id: PeerId) -> Option<&Esp> {
+        match &self.desired.peers.get(&id)?.transport {
+            Transport::Esp(esp) => Some(esp),
+            _ => None,
+        }
+    }
+
+    /// The path that an SA belongs to, and its keys.
+    pub(crate) fn path(&self, sa: SaId) -> Option<(PeerId, &Peer, &Esp)> {
+        let mut paths = self.paths(sa.direction, sa.spi);
+        paths.find(|(_, peer, _)| sa.direction == Direction::In || peer.endpoint.ip() == sa.to)
+    }
+
+    /// The path that packets with this inbound SPI belong to.
+    pub(crate) fn by_spi(&self, spi: u32) -> Option<PeerId> {
+        self.paths(Direction::In, spi).next().map(|(id, ..)| id)
+    }
+
+    fn paths(&self, direction: Direction, spi: u32) -> impl Iterator<Item = (PeerId, &Peer, &Esp)> {
+        let all = (direction, spi, PeerId(0))..=(direction, spi, PeerId(u32::MAX));
+        let ids = self.by_spi.range(all).rev().map(|&(_, _, id)| id);
+        ids.filter_map(|id| Some((id, self.desired.peers.get(&id)?, self.esp(id)?)))
+    }
+
+    /// The path that is sent through to an NBMA address: the newest that is used or has carried
+    /// something.
+    fn sender(&self, nbma: IpAddr) -> Option<PeerId> {
+        let sends = |id: &PeerId| self.desired.peers.get(id).is_some_and(|peer| !peer.receive_only);
+        let used = |id: &PeerId| {
+            self.prefixes(*id).next().is_some()
+                || self.desired.multicast.contains(id)
+                || self.confirmed.contains(id)
+        };
+        self.peers_at(nbma).filter(sends).max_by_key(|id| (used(id), *id))
+    }
+
+    /// Whether the kernel cannot reach a peer, because another one is behind the same address
+    /// translator: it chooses an SA by the receiver's address alone.
+    fn is_shadowed(&self, id: PeerId) -> bool {
+        let port = |id: PeerId| self.desired.peers.get(&id).map(|peer| peer.endpoint.port());
+        self.desired.peers.get(&id).is_some_and(|peer| {
+            let sender = self.sender(peer.endpoint.ip());
+            !peer.receive_only && sender.and_then(port) != Some(peer.endpoint.port())
+        })
+    }
+
+    fn hop_at(&self, prefix: &IpNet) -> Option<(&Hop, &Peer)> {
+        let hop = self.desired.forwarding.get(prefix)?;
+        let peer = self.desired.peers.get(&hop.peer)?;
+        (!self.is_shadowed(hop.peer)).then_some((hop, peer))
+    }
+
+    /// The hop for an address: longest prefix wins.
+    pub(crate) fn hop(&self, address: IpAddr) -> Option<(&Hop, &Peer)> {
+        let lengths = (0..=IpNet::from(address).prefix_len()).rev();
+        let mut prefixes = lengths.filter_map(|len| Some(IpNet::new(address, len).ok()?.trunc()));
+        prefixes.find_map(|prefix| self.hop_at(&prefix))
+    }
+
+    fn is_inside(&self, prefix: &IpNet) -> bool {
+        self.context.addresses.iter().any(|net| net.contains(prefix))
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.context.addresses.iter().any(|net| net.addr() == address)
+    }
+
+    /// Where a neighbour is: hosts in the tunnel, next hops, and whom the kernel asked for.
+    fn neighbour(&self, address: IpAddr) -> Option<IpAddr> {
+        if self.is_own(address) {
+            return None;
+        }
+        let host = IpNet::from(address);
+        let known = self.hop_at(&host).filter(|_| self.is_inside(&host));
+        let asked = || self.asked.contains(&address).then(|| self.hop(address)).flatten();
+        let via = || {
+            let from = (address, IpNet::V4(Default::default()));
+            let all = self.by_via.range(from..).take_while(|(via, _)| *via == address);
+            let mut same_family =
+                all.filter(|(via, prefix)| via.is_ipv4() == prefix.addr().is_ipv4());
+            same_family.find_map(|(_, prefix)| self.hop_at(prefix))
+        };
+        known.or_else(asked).or_else(via).map(|(_, peer)| peer.endpoint.ip())
+    }
+
+    /// The next hop of a route.
+    fn route(&self, prefix: IpNet) -> Option<Option<IpAddr>> {
+        let part = |prefix: &IpNet| {
+            let whole = self.context.addresses.iter().any(|net| net.trunc() == *prefix);
+            self.is_inside(prefix) && !whole && !is_host(prefix) && self.hop_at(prefix).is_some()
+        };
+        if !self.desired.routes.contains(&prefix) && !part(&prefix) {
+            return None;
+        }
+        let via = self.hop(prefix.addr()).map(|(hop, _)| hop.via);
+        Some(via.filter(|via| via.is_ipv4() == prefix.addr().is_ipv4() && !self.is_own(*via)))
+    }
+
+    /// Of several paths to one NBMA address the kernel takes the newest for what it sends: those
+    /// that are not to be used yet have no outbound SA.
+    fn association(&self, sa: SaId) -> Option<Association> {
+        let (id, peer, esp) = self.path(sa)?;
+        let (nbma, port) = (peer.endpoint.ip(), peer.endpoint.port());
+        let (from, ports) = match sa.direction {
+            Direction::In if Some(sa.to) == self.context.own => {
+                (Some(nbma), (port, self.context.port))
+            }
+            Direction::Out if self.sender(nbma) == Some(id) => (None, (self.context.port, port)),
+            _ => return None,
+        };
+        Some(Association { from, ports: esp.encapsulated.then_some(ports) })
+    }
+
+    /// Whether an element of a set is to be there: what it is about says which there are.
+    fn has(&self, key: &(Set, Element)) -> bool {
+        let (set, Element { key: octets, .. }) = key;
+        match set {
+            Set::Received | Set::Sent => {
+                address(octets).is_some_and(|nbma| self.peers_at(nbma).next().is_some())
+            }
+            Set::Trusted | Set::Source4 | Set::Source6 => {
+                let spi = octets.first_chunk().map(|spi| u32::from_be_bytes(*spi));
+                let id = spi.and_then(|spi| self.by_spi(spi));
+                id.is_some_and(|id| self.origins(id).contains(key))
+            }
+            Set::To4 | Set::To6 | Set::From4 | Set::From6 => {
+                let first = octets.get(4..).and_then(address);
+                let range = first.and_then(|first| ranges::at(&self.desired.forwarding, first));
+                range.is_some_and(|range| self.counting(range).contains(key))
+            }
+        }
+    }
+
+    /// What tells which sources a path may bring.
+    fn origins(&self, id: PeerId) -> Vec<(Set, Element)> {
+        let Some(esp) = self.esp(id) else { return Vec::new() };
+        let mark = esp.inbound.spi.to_be_bytes();
+        let Some(sources) = self.desired.sources.get(&id) else {
+            return vec![(Set::Trusted, Element { key: mark.to_vec(), end: None })];
+        };
+        let element = |prefix: IpNet| {
             let set = if prefix.addr().is_ipv4() { Set::Source4 } else { Set::Source6 };
             let key = |address| [&mark[..], &octets(address)].concat();
-            let element =
-                Element { key: key(prefix.network()), end: Some(key(prefix.broadcast())) };
-            tables.elements.insert((set, element));
-        }
-    }
-    for (range, _) in ranges(desired.forwarding.keys().copied()) {
-        let (to, from) = match range.0 {
-            IpAddr::V4(_) => (Set::To4, Set::From4),
-            IpAddr::V6(_) => (Set::To6, Set::From6),
+            (set, Element { key: key(prefix.network()), end: Some(key(prefix.broadcast())) })
         };
-        let element = range_element(context.index, range);
-        tables.elements.insert((to, element.clone()));
-        tables.elements.insert((from, element));
+        IpNet::aggregate(&sources.to_vec()).into_iter().map(element).collect()
+    }
+
+    /// What counts the packets from and to a range of addresses.
+    fn counting(&self, range: Range) -> [(Set, Element); 2] {
+        let sets = match range.first {
+            IpAddr::V4(_) => [Set::To4, Set::From4],
+            IpAddr::V6(_) => [Set::To6, Set::From6],
+        };
+        sets.map(|set| (set, self.element(range)))
+    }
+
+    /// The element for a range of addresses of what goes in or out of the device.
+    pub(crate) fn element(&self, range: Range) -> Element {
+        let key = |address| [&self.context.index.to_ne_bytes()[..], &octets(address)].concat();
+        Element { key: key(range.first), end: Some(key(range.last)) }
     }
 }
 
-/// The element for a range of addresses of what goes in or out of a device.
-pub(crate) fn range_element(index: u32, (first, last): (IpAddr, IpAddr)) -> Element {
-    let key = |address| [&index.to_ne_bytes()[..], &octets(address)].concat();
-    Element { key: key(first), end: Some(key(last)) }
-}
-
-/// Ranges without overlap, each with the longest prefix that contains it.
-pub(crate) fn ranges(prefixes: impl Iterator<Item = IpNet>) -> Vec<((IpAddr, IpAddr), IpNet)> {
-    let mut all: Vec<IpNet> = prefixes.map(|prefix| prefix.trunc()).collect();
-    // Each prefix before those within it.
-    all.sort();
-    all.dedup();
-    let mut ranges = Vec::new();
-    let mut open: Vec<IpNet> = Vec::new();
-    let mut next = 0;
-    let mut push = |first: u128, last: u128, prefix: IpNet| {
-        if first <= last {
-            let v4 = prefix.addr().is_ipv4();
-            ranges.push(((from_number(v4, first), from_number(v4, last)), prefix));
-        }
+/// What counts the packets from and to an NBMA address.
+fn counters(nbma: IpAddr) -> impl Iterator<Item = (Set, Element)> {
+    let key = nbma.is_ipv4().then(|| octets(nbma));
+    let element = |key: Vec<u8>| {
+        [Set::Received, Set::Sent].map(|set| (set, Element { key: key.clone(), end: None }))
     };
-    let close = |next: &mut u128, prefix: IpNet, push: &mut dyn FnMut(u128, u128, IpNet)| {
-        let last = number(prefix.broadcast());
-        if *next <= last {
-            push(*next, last, prefix);
-        }
-        *next = last.saturating_add(1);
-    };
-    for prefix in all {
-        while let Some(&outer) = open.last()
-            && !outer.contains(&prefix)
-        {
-            close(&mut next, outer, &mut push);
-            open.pop();
-        }
-        let first = number(prefix.network());
-        if let Some(&outer) = open.last()
-            && next < first
-        {
-            push(next, first - 1, outer);
-        }
-        next = first;
-        open.push(prefix);
-    }
-    while let Some(outer) = open.pop() {
-        let full = number(outer.broadcast()) == u128::MAX;
-        close(&mut next, outer, &mut push);
-        if full {
-            break;
-        }
-    }
-    ranges
+    key.into_iter().flat_map(element)
 }
 
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => u128::from(address),
-    }
+fn is_host(prefix: &IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
 }
 
-fn from_number(v4: bool, number: u128) -> IpAddr {
-    if v4 { Ipv4Addr::from(number as u32).into() } else { Ipv6Addr::from(number).into() }
-}
-
-/// What is to be done about one table.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Difference<K, V> {
-    /// Not there yet.
-    pub add: Vec<(K, V)>,
-    /// There with another value, which is given first.
-    pub change: Vec<(K, V, V)>,
-    /// Not to be there.
-    pub remove: Vec<(K, V)>,
-}
-
-/// Compares what is with what is to be.
-pub(crate) fn difference<K: Ord + Copy, V: PartialEq + Copy>(
-    actual: &BTreeMap<K, V>,
-    target: &BTreeMap<K, V>,
-) -> Difference<K, V> {
-    let mut difference = Difference { add: Vec::new(), change: Vec::new(), remove: Vec::new() };
-    for (&key, &value) in target {
-        match actual.get(&key) {
-            None => difference.add.push((key, value)),
-            Some(&former) if former != value => difference.change.push((key, former, value)),
-            Some(_) => {}
-        }
-    }
-    let gone = actual.iter().filter(|(key, _)| !target.contains_key(key));
-    difference.remove.extend(gone.map(|(&key, &value)| (key, value)));
-    difference
+fn differs(id: &PeerId, one: &Desired, other: &Desired) -> bool {
+    one.peers.get(id) != other.peers.get(id)
+        || one.sources.get(id) != other.sources.get(id)
+        || one.multicast.contains(id) != other.multicast.contains(id)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-    use std::time::Duration;
-
-    use overlay::desired::{EspCipher, EspKeys};
-    use proptest::prelude::*;
-    use zeroize::Zeroizing;
-
-    use super::*;
-
-    const HUB: PeerId = PeerId(1);
-    const B: PeerId = PeerId(2);
-
-    fn net(s: &str) -> IpNet {
-        s.parse().unwrap()
-    }
-
-    fn ip(s: &str) -> IpAddr {
-        s.parse().unwrap()
-    }
-
-    fn at(s: &str) -> SocketAddr {
-        SocketAddr::new(ip(s), 4500)
-    }
-
-    fn context() -> Context {
-        Context {
-            index: 7,
-            addresses: vec![net("172.16.0.2/24")],
-            own: Some(ip("198.18.1.10")),
-            port: 4500,
-        }
-    }
-
-    /// A spoke with a hub, and a shortcut to spoke B.
-    fn spoke() -> Desired {
-        let hub = Hop { peer: HUB, via: ip("172.16.0.1") };
-        let b = Hop { peer: B, via: ip("172.16.0.3") };
-        Desired {
-            peers: BTreeMap::from([
-                (HUB, Peer::new(at("198.18.0.10"), Transport::Clear)),
-                (B, Peer::new(at("198.18.2.10"), Transport::Clear)),
-            ]),
-            forwarding: BTreeMap::from([
-                (net("172.16.0.1/32"), hub),
-                (net("172.16.0.0/24"), hub),
-                (net("192.168.0.0/16"), hub),
-                (net("172.16.0.3/32"), b),
-                (net("192.168.2.0/24"), b),
-            ]),
-            routes: BTreeSet::from([net("192.168.0.0/16"), net("192.168.2.0/24")]),
-            ..Desired::default()
-        }
-    }
-
-    fn plan(desired: &Desired, asked: &[&str]) -> Tables {
-        let asked = asked.iter().map(|s| ip(s)).collect();
-        target(&context(), desired, &asked, &BTreeSet::new())
-    }
-
-    #[test]
-    fn prefixes_are_routes_and_hosts_in_the_tunnel_are_neighbours() {
-        let tables = plan(&spoke(), &[]);
-        assert_eq!(
-            tables.routes,
-            BTreeMap::from([
-                (net("192.168.0.0/16"), Some(ip("172.16.0.1"))),
-                (net("192.168.2.0/24"), Some(ip("172.16.0.3"))),
-            ])
-        );
-        assert_eq!(
-            tables.neighbours,
-            BTreeMap::from([
-                (ip("172.16.0.1"), ip("198.18.0.10")),
-                (ip("172.16.0.3"), ip("198.18.2.10")),
-            ])
-        );
-    }
-
-    #[test]
-    fn who_is_not_known_yet_is_reached_through_the_server() {
-        let tables = plan(&spoke(), &["172.16.0.9", "10.0.0.1", "172.16.0.2"]);
-        assert_eq!(tables.neighbours.get(&ip("172.16.0.9")), Some(&ip("198.18.0.10")));
-        assert_eq!(tables.neighbours.get(&ip("10.0.0.1")), None, "no way");
-        assert_eq!(tables.neighbours.get(&ip("172.16.0.2")), None, "ourselves");
-    }
-
-    #[test]
-    fn a_route_without_a_path_stays_in_the_tunnel() {
-        let mut desired = spoke();
-        desired.forwarding.clear();
-        let tables = plan(&desired, &[]);
-        assert_eq!(tables.routes[&net("192.168.2.0/24")], None);
-        assert!(tables.neighbours.is_empty());
-    }
-
-    fn esp(inbound: u32, outbound: u32) -> Transport {
-        let keys = |spi| EspKeys {
-            spi,
-            encryption: Zeroizing::new(vec![0; 36]),
-            integrity: Zeroizing::default(),
-        };
-        Transport::Esp(Esp {
-            cipher: EspCipher::Aes256Gcm16,
-            esn: true,
-            encapsulated: false,
-            lifetime: Duration::from_secs(7200),
-            inbound: keys(inbound),
-            outbound: keys(outbound),
-        })
-    }
-
-    fn spis(tables: &Tables, direction: Direction) -> Vec<u32> {
-        let of = |id: &&SaId| id.direction == direction;
-        tables.associations.keys().filter(of).map(|id| id.spi).collect()
-    }
-
-    #[test]
-    fn a_successor_sends_when_it_is_used_or_has_carried_something() {
-        let mut desired = spoke();
-        let hub = at("198.18.0.10");
-        desired.peers = BTreeMap::from([(HUB, Peer::new(hub, esp(0x100, 0x200)))]);
-        let successor = PeerId(9);
-        let plan = |desired: &Desired, confirmed: &[PeerId]| {
-            let confirmed = confirmed.iter().copied().collect();
-            target(&context(), desired, &BTreeSet::new(), &confirmed)
-        };
-        let alone = plan(&desired, &[]);
-        assert_eq!(
-            (spis(&alone, Direction::In), spis(&alone, Direction::Out)),
-            (vec![0x100], vec![0x200])
-        );
-
-        desired.peers.insert(successor, Peer::new(hub, esp(0x101, 0x201)));
-        let both = plan(&desired, &[]);
-        assert_eq!(spis(&both, Direction::In), [0x100, 0x101]);
-        assert_eq!(spis(&both, Direction::Out), [0x200]);
-        assert_eq!(spis(&plan(&desired, &[successor]), Direction::Out), [0x201]);
-
-        for hop in desired.forwarding.values_mut() {
-            hop.peer = successor;
-        }
-        desired.peers.get_mut(&HUB).unwrap().receive_only = true;
-        let moved = plan(&desired, &[]);
-        assert_eq!(spis(&moved, Direction::In), [0x100, 0x101]);
-        assert_eq!(spis(&moved, Direction::Out), [0x201]);
-    }
-
-    #[test]
-    fn of_two_peers_behind_one_address_one_is_reached() {
-        let mut desired = spoke();
-        let at = |port| SocketAddr::new(ip("198.18.2.10"), port);
-        let second = PeerId(3);
-        desired.peers.insert(B, Peer::new(at(61000), esp(0x102, 0x202)));
-        desired.peers.insert(second, Peer::new(at(61001), esp(0x103, 0x203)));
-        assert_eq!(shadowed(&desired, &BTreeSet::new()), BTreeSet::from([second]), "not used");
-        let hop = Hop { peer: second, via: ip("172.16.0.4") };
-        desired.forwarding.insert(net("172.16.0.4/32"), hop);
-        assert_eq!(shadowed(&desired, &BTreeSet::new()), BTreeSet::from([B]), "the newer");
-        desired.peers.insert(second, Peer::new(at(61000), esp(0x103, 0x203)));
-        assert!(shadowed(&desired, &BTreeSet::new()).is_empty(), "it succeeds the other");
-    }
-
-    #[test]
-    fn a_peer_of_no_server_may_use_its_own_sources_only() {
-        let mut desired = spoke();
-        desired.peers = BTreeMap::from([
-            (HUB, Peer::new(at("198.18.0.10"), esp(0x100, 0x200))),
-            (B, Peer::new(at("198.18.2.10"), esp(0x102, 0x202))),
-        ]);
-        desired.sources = BTreeMap::from([(B, [net("192.168.2.0/24")].into())]);
-        let tables = plan(&desired, &[]);
-        let of = |set| tables.elements.iter().filter(move |(s, _)| *s == set).map(|(_, e)| e);
-        assert_eq!(of(Set::Trusted).next().unwrap().key, [0, 0, 1, 0]);
-        let source = of(Set::Source4).next().unwrap();
-        assert_eq!(source.key, [0, 0, 1, 2, 192, 168, 2, 0]);
-        assert_eq!(source.end.as_deref(), Some(&[0, 0, 1, 2, 192, 168, 2, 255][..]));
-    }
-
-    fn prefix() -> impl Strategy<Value = IpNet> {
-        // Few bits, so that prefixes meet.
-        (any::<u8>(), 24u8..=32, any::<bool>()).prop_map(|(host, len, v6)| {
-            if v6 {
-                IpNet::new(Ipv6Addr::from(u128::from(host)).into(), len + 96).unwrap().trunc()
-            } else {
-                IpNet::new(Ipv4Addr::from([10, 0, 0, host]).into(), len).unwrap().trunc()
-            }
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn every_address_is_in_the_range_of_its_longest_prefix(
-            prefixes in prop::collection::btree_set(prefix(), 0..12),
-            host: u8,
-        ) {
-            let ranges = ranges(prefixes.iter().copied());
-            for address in [IpAddr::from([10, 0, 0, host]), Ipv6Addr::from(u128::from(host)).into()] {
-                let longest = prefixes
-                    .iter()
-                    .filter(|prefix| prefix.contains(&address))
-                    .max_by_key(|prefix| prefix.prefix_len());
-                let of: Vec<_> = ranges
-                    .iter()
-                    .filter(|((first, last), _)| (first..=last).contains(&&address))
-                    .collect();
-                prop_assert!(of.len() <= 1);
-                prop_assert_eq!(of.first().map(|(_, prefix)| prefix), longest);
-            }
-        }
-
-        #[test]
-        fn what_is_done_makes_what_is_to_be(
-            actual in prop::collection::btree_map(0u8..16, 0u8..4, 0..16),
-            target in prop::collection::btree_map(0u8..16, 0u8..4, 0..16),
-        ) {
-            let difference = difference(&actual, &target);
-            let mut result = actual.clone();
-            for (key, value) in difference.remove {
-                prop_assert_eq!(result.remove(&key), Some(value));
-            }
-            for (key, former, value) in difference.change {
-                prop_assert_ne!(former, value);
-                prop_assert_eq!(result.insert(key, value), Some(former));
-            }
-            for (key, value) in difference.add {
-                prop_assert_eq!(result.insert(key, value), None);
-            }
-            prop_assert_eq!(result, target);
-        }
-    }
-
-    #[test]
-    fn the_whole_of_both_families_has_its_ranges() {
-        let all =
-            ranges([net("0.0.0.0/0"), net("10.0.0.0/8"), net("::/0"), net("fd00::/8")].into_iter());
-        assert_eq!(all.len(), 6, "{all:?}");
-    }
-}
+mod tests;

@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 
 use super::link::{self, Gre};
 use super::log;
-use super::plan::{Association, Direction, SaId};
 use super::rules::Rules;
 use super::socket::Requests;
+use super::tables::{Association, Direction, SaId};
 use super::xfrm::{self, Replay, Tell};
 use crate::probe::Ability;
 

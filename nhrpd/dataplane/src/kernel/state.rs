@@ -6,20 +6,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use ipnet::IpNet;
-use overlay::desired::{Desired, PeerCounters, PeerId};
+use overlay::desired::{Changes, Desired, PeerCounters, PeerId};
 
 use super::inherit::Inherited;
 use super::link::{self, Gre};
-use super::plan::{self, Association, Context, Difference, Direction, SaId, Tables, difference};
+use super::nft::Element;
+use super::plan::{Context, Plan};
+use super::ranges;
 use super::rules::{Rules, Set};
 use super::socket::Requests;
+use super::tables::{Association, Difference, Direction, Keys, SaId, Tables, difference};
 use super::usage::Usage;
 use super::xfrm::{self, Policies, Replay, Tell};
 use super::{nft, route, seconds};
 use crate::{Config, Error, Overhead, tunnel_mtu};
 
-/// Addresses in the tunnel that the kernel asked for and that the server stands for.
-const ASKED: usize = 1024;
 /// GRE header with and without a key, behind an IPv4 header.
 const GRE_KEYED: u64 = 28;
 const GRE: u64 = 24;
@@ -41,11 +42,8 @@ pub(crate) struct State {
     /// Others took something out of our table.
     damaged: bool,
     policies: Policies,
-    desired: Desired,
-    own: Option<IpAddr>,
+    plan: Plan,
     underlay_mtu: u16,
-    asked: BTreeSet<IpAddr>,
-    confirmed: BTreeSet<PeerId>,
     actual: Tables,
     inherited: Inherited,
     /// What could not be done and why, so that it is said once.
@@ -114,11 +112,13 @@ impl State {
             rules,
             damaged: false,
             policies,
-            desired: Desired::default(),
-            own,
+            plan: Plan::new(Context {
+                index,
+                addresses: config.addresses.clone(),
+                own,
+                port: config.port,
+            }),
             underlay_mtu: config.underlay_mtu,
-            asked: BTreeSet::new(),
-            confirmed: BTreeSet::new(),
             actual: Tables::default(),
             inherited: Inherited::default(),
             complaints: BTreeMap::new(),
@@ -137,12 +137,13 @@ impl State {
         self.index
     }
 
-    pub(crate) fn endpoint(&self, peer: PeerId) -> Option<SocketAddr> {
-        Some(self.desired.peers.get(&peer)?.endpoint)
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
-    pub(crate) fn desired(&self) -> &Desired {
-        &self.desired
+    /// Where a peer is.
+    pub(crate) fn endpoint(&self, peer: PeerId) -> Option<SocketAddr> {
+        Some(self.plan.desired().peers.get(&peer)?.endpoint)
     }
 
     pub(crate) fn reqid(&self) -> u32 {
@@ -178,25 +179,25 @@ impl State {
         mtu(&self.config, self.underlay_mtu)
     }
 
-    pub(crate) fn set_desired(&mut self, desired: &Desired) {
-        self.desired.clone_from(desired);
-        self.confirmed.retain(|id| desired.peers.contains_key(id));
-        for id in plan::shadowed(desired, &self.confirmed) {
-            self.desired.forwarding.retain(|_, hop| hop.peer != id);
+    /// Another desired state, which differs from the last one by `changes` at most.
+    pub(crate) fn set_desired(&mut self, desired: &Desired, changes: &Changes) {
+        for id in self.plan.update(desired, changes) {
             if let Some(endpoint) = self.endpoint(id) {
                 let reason = "another peer is behind the same address: `dataplane: userspace` \
                               reaches both";
                 self.complain(format!("peer {endpoint}"), reason.into());
             }
         }
-        self.heard.retain(|id, _| desired.peers.contains_key(id));
+        for id in changes.peers.iter().filter(|id| !desired.peers.contains_key(id)) {
+            self.heard.remove(id);
+        }
     }
 
     pub(crate) fn set_underlay(&mut self, source: Option<IpAddr>, mtu: u16) {
         // Without an address nothing is sent; the next one is likely another.
-        let source = source.filter(IpAddr::is_ipv4).or(self.own);
-        let (former, former_mtu) = (self.own, self.mtu());
-        self.own = source;
+        let source = source.filter(IpAddr::is_ipv4).or(self.plan.own());
+        let (former, former_mtu) = (self.plan.own(), self.mtu());
+        self.plan.set_own(source);
         self.underlay_mtu = mtu;
         let interface = self.config.interface.clone();
         let result = if source == former && self.mtu() == former_mtu {
@@ -215,71 +216,71 @@ impl State {
 
     /// The kernel asks for a neighbour. `true`: there is a way, by the server at least.
     pub(crate) fn miss(&mut self, address: IpAddr) -> bool {
-        if plan::nbma(&self.desired, address).is_none() {
+        if self.plan.hop(address).is_none() {
             return false;
-        }
-        if self.asked.len() >= ASKED {
-            self.asked.clear();
         }
         // The kernel may have forgotten one that we believe to be there.
         self.actual.neighbours.remove(&address);
-        self.asked.insert(address);
+        self.plan.ask(address);
         self.converge();
         true
     }
 
     /// Something came through the SA: the path that it belongs to, the first time.
     pub(crate) fn confirm(&mut self, id: SaId) -> Option<PeerId> {
-        let (peer, ..) = plan::path(&self.desired, id)?;
-        self.confirmed.insert(peer).then_some(peer)
+        let (peer, ..) = self.plan.path(id)?;
+        self.plan.confirm(peer).then_some(peer)
     }
 
-    pub(crate) fn path(&self, id: SaId) -> Option<PeerId> {
-        plan::path(&self.desired, id).map(|(peer, ..)| peer)
-    }
-
-    /// The path that packets with this inbound SPI belong to.
-    pub(crate) fn by_spi(&self, spi: u32) -> Option<PeerId> {
-        self.path(SaId { direction: Direction::In, to: self.own?, spi })
-    }
-
-    /// The newest path to an NBMA address.
-    pub(crate) fn by_nbma(&self, nbma: IpAddr) -> Option<PeerId> {
-        let at = |(_, peer): &(&PeerId, &overlay::desired::Peer)| peer.endpoint.ip() == nbma;
-        self.desired.peers.iter().rev().find(at).map(|(&id, _)| id)
-    }
-
+    /// All that is to be.
     fn target(&mut self) -> Tables {
-        let context = Context {
-            index: self.index,
-            addresses: self.config.addresses.clone(),
-            own: self.own,
-            port: self.config.port,
-        };
-        let mut target = plan::target(&context, &self.desired, &self.asked, &self.confirmed);
+        let mut target = self.plan.whole();
         self.inherited.add_to(&mut target, Instant::now());
         target
     }
 
-    /// Does what is to be done; gives the NBMA addresses of new paths.
+    /// Does what changes have made necessary; gives the NBMA addresses of new paths.
     pub(crate) fn converge(&mut self) -> BTreeSet<IpAddr> {
-        let mut target = self.target();
+        // What a former run left stays or goes with the whole.
+        if self.inherited.deadline().is_some() {
+            return self.reconcile();
+        }
+        let keys = self.plan.take_marked();
+        let target = self.plan.at(&keys);
+        self.bring_about(keys, target)
+    }
+
+    /// The same for everything, whether it changed or not.
+    fn reconcile(&mut self) -> BTreeSet<IpAddr> {
+        let mut keys = self.plan.take_marked();
+        let target = self.target();
+        keys.extend(&self.actual);
+        keys.extend(&target);
+        self.bring_about(keys, target)
+    }
+
+    /// Makes these entries what they are to be; those that could not be are marked again.
+    fn bring_about(&mut self, mut keys: Keys, mut target: Tables) -> BTreeSet<IpAddr> {
         target
             .associations
             .retain(|id, _| self.actual.associations.contains_key(id) || !self.spent.contains(id));
-        let sas = difference(&self.actual.associations, &target.associations);
+        keys.retain_different(&self.actual, &target);
+        let sas = difference(&keys.associations, &self.actual.associations, &target.associations);
         let fresh = self.add_associations(&sas);
-        self.update_elements(&target);
-        self.update_neighbours(&difference(&self.actual.neighbours, &target.neighbours));
-        self.update_routes(&difference(&self.actual.routes, &target.routes));
+        self.update_elements(&keys.elements);
+        let neighbours = difference(&keys.neighbours, &self.actual.neighbours, &target.neighbours);
+        self.update_neighbours(&neighbours);
+        self.update_routes(&difference(&keys.routes, &self.actual.routes, &target.routes));
         self.remove_associations(&sas.remove);
+        keys.retain_different(&self.actual, &target);
+        self.plan.mark(keys);
         fresh
     }
 
     /// Installed once, and gone without our doing.
     fn is_lost(&self, id: &SaId) -> bool {
-        let same = |other: &SaId| (other.direction, other.spi) == (id.direction, id.spi);
-        self.spent.iter().any(same) && !self.actual.associations.keys().any(same)
+        let installed = self.actual.associations.range(id.anywhere()).next();
+        installed.is_none() && self.spent.range(id.anywhere()).next().is_some()
     }
 
     /// What is ours in the kernel.
@@ -331,8 +332,8 @@ impl State {
         }
         let lost: Vec<SaId> =
             self.target().associations.into_keys().filter(|id| self.is_lost(id)).collect();
-        self.converge();
-        Ok(lost.into_iter().filter_map(|id| self.path(id)).collect())
+        self.reconcile();
+        Ok(lost.into_iter().filter_map(|id| Some(self.plan.path(id)?.0)).collect())
     }
 
     fn add_associations(&mut self, sas: &Difference<SaId, Association>) -> BTreeSet<IpAddr> {
@@ -342,11 +343,8 @@ impl State {
             return fresh;
         }
         // Where an SA is to be installed under another address, its counters go with it.
-        let moves = |id: &SaId| {
-            let same =
-                |(old, _): &(SaId, Association)| (old.direction, old.spi) == (id.direction, id.spi);
-            sas.remove.iter().copied().find(same)
-        };
+        let moves =
+            |id: &SaId| sas.remove.iter().copied().find(|(old, _)| id.anywhere().contains(old));
         let moving = !sas.change.is_empty() || sas.add.iter().any(|(id, _)| moves(id).is_some());
         let installed = match moving {
             true => xfrm::read(kernel, self.policies.reqid).unwrap_or_default(),
@@ -356,7 +354,7 @@ impl State {
         let changed = sas.change.iter().map(|(id, _, new)| (*id, *new, Some(*id)));
         let added = sas.add.iter().map(|(id, new)| (*id, *new, moves(id).map(|(old, _)| old)));
         for (id, association, former) in changed.chain(added) {
-            let Some((_, _, esp)) = plan::path(&self.desired, id) else { continue };
+            let Some((_, _, esp)) = self.plan.path(id) else { continue };
             let carried = match former {
                 None => Replay::default(),
                 Some(former) => match replay(former) {
@@ -400,35 +398,41 @@ impl State {
                 }
                 _ => drop(self.actual.associations.remove(id)),
             }
-            let used = |spent: &SaId| (spent.direction, spent.spi) == (id.direction, id.spi);
-            if plan::path(&self.desired, *id).is_none() {
-                self.spent.retain(|spent| !used(spent));
+            if self.plan.path(*id).is_none() {
+                self.spent.extract_if(id.anywhere(), |_| true).for_each(drop);
             }
         }
     }
 
-    fn update_elements(&mut self, target: &Tables) {
-        let added: Vec<_> = target.elements.difference(&self.actual.elements).cloned().collect();
-        let removed: Vec<_> = self.actual.elements.difference(&target.elements).cloned().collect();
-        if added.is_empty() && removed.is_empty() {
+    /// These elements are to be there if they are not, and not if they are.
+    fn update_elements(&mut self, keys: &BTreeSet<(Set, Element)>) {
+        if keys.is_empty() {
             return;
         }
+        let (removed, added): (Vec<_>, Vec<_>) =
+            keys.iter().cloned().partition(|key| self.actual.elements.contains(key));
         let mut result = self.rules.update(&self.nft, &added, &removed);
+        if result.is_ok() {
+            for key in &removed {
+                self.actual.elements.remove(key);
+            }
+            self.actual.elements.extend(added);
+            return;
+        }
         if let Err(error) = &result {
             tracing::debug!("nftables: {error}: making the table anew");
-            let all: Vec<_> = target.elements.iter().cloned().collect();
-            result = self
-                .rules
-                .install(&self.nft)
-                .and_then(|()| self.rules.update(&self.nft, &all, &[]));
         }
-        match result {
-            Ok(()) => self.actual.elements.clone_from(&target.elements),
+        let all = self.target().elements;
+        result = self.rules.install(&self.nft).and_then(|()| {
+            self.rules.update(&self.nft, &all.iter().cloned().collect::<Vec<_>>(), &[])
+        });
+        self.actual.elements = match result {
+            Ok(()) => all,
             Err(error) => {
                 tracing::warn!("cannot set up nftables: {error}");
-                self.actual.elements.clear();
+                BTreeSet::new()
             }
-        }
+        };
     }
 
     fn update_neighbours(&mut self, difference: &Difference<IpAddr, IpAddr>) {
@@ -502,9 +506,9 @@ impl State {
 
     /// Removes all that is ours, the policies when nothing can be sent any more.
     pub(crate) fn remove_all(&mut self) {
-        self.desired = Desired::default();
-        self.asked.clear();
         self.inherited = Inherited::default();
+        let changes = Changes::between(self.plan.desired(), &Desired::default());
+        self.set_desired(&Desired::default(), &changes);
         if self.made_by_us {
             if let Err(error) = link::remove(&self.route, &self.config.interface, self.index) {
                 tracing::warn!("{error}");
@@ -512,7 +516,7 @@ impl State {
             self.actual.neighbours.clear();
             self.actual.routes.clear();
         }
-        self.converge();
+        self.reconcile();
         if let Err(error) = self.rules.remove(&self.nft) {
             tracing::warn!("cannot remove nftables rules: {error}");
         }
@@ -528,11 +532,10 @@ impl State {
     fn counted(&mut self, prefix: IpNet, v4: Set, v6: Set) -> u64 {
         let set = if prefix.addr().is_ipv4() { v4 } else { v6 };
         self.usage.refresh(&self.nft, &self.rules, set);
-        let within = self.desired.forwarding.keys().copied().filter(|p| prefix.contains(p));
-        let ranges = plan::ranges(within);
-        let own = ranges.into_iter().filter(|(_, longest)| *longest == prefix);
-        own.map(|(range, _)| self.usage.of(set, &plan::range_element(self.index, range)).packets)
-            .sum()
+        let all =
+            ranges::among(&self.plan.desired().forwarding, prefix.network(), prefix.broadcast());
+        let own = all.filter(|range| range.prefix == prefix);
+        own.map(|range| self.usage.of(set, &self.plan.element(range)).packets).sum()
     }
 
     pub(crate) fn counters(&mut self) -> BTreeMap<PeerId, PeerCounters> {
@@ -541,15 +544,15 @@ impl State {
         }
         let header = if self.config.key.is_some() { GRE_KEYED } else { GRE };
         let mut all = BTreeMap::new();
-        let peers: Vec<(PeerId, IpAddr)> =
-            self.desired.peers.iter().map(|(&id, peer)| (id, peer.endpoint.ip())).collect();
-        for (id, nbma) in peers {
+        let Desired { peers, forwarding, .. } = self.plan.desired();
+        for (&id, peer) in peers {
+            let nbma = peer.endpoint.ip();
             // Paths to one address share its counters; the newest shows them.
-            if self.by_nbma(nbma) != Some(id) {
+            if self.plan.by_nbma(nbma) != Some(id) {
                 all.insert(id, PeerCounters::default());
                 continue;
             }
-            let element = super::nft::Element { key: route::octets(nbma), end: None };
+            let element = Element { key: route::octets(nbma), end: None };
             let (rx, tx) =
                 (self.usage.of(Set::Received, &element), self.usage.of(Set::Sent, &element));
             let heard = self.heard.entry(id).or_default();
@@ -566,10 +569,10 @@ impl State {
             };
             all.insert(id, counters);
         }
-        for (range, prefix) in plan::ranges(self.desired.forwarding.keys().copied()) {
-            let set = if prefix.addr().is_ipv4() { Set::From4 } else { Set::From6 };
-            let count = self.usage.of(set, &plan::range_element(self.index, range));
-            if let Some(hop) = self.desired.forwarding.get(&prefix)
+        for range in ranges::all(forwarding) {
+            let set = if range.first.is_ipv4() { Set::From4 } else { Set::From6 };
+            let count = self.usage.of(set, &self.plan.element(range));
+            if let Some(hop) = forwarding.get(&range.prefix)
                 && let Some(counters) = all.get_mut(&hop.peer)
             {
                 counters.forwarded_packets += count.packets;

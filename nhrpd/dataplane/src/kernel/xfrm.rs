@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use overlay::desired::{Esp, EspCipher};
 
-use super::plan::{Association, Direction, SaId};
 use super::route::{family, octets};
 use super::socket::Requests;
+use super::tables::{Association, Direction, SaId};
 use super::wire::{Request, find, u16_at, u32_at, u64_at};
 
 const NEWSA: u16 = 0x10;

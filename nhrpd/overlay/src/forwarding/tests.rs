@@ -282,6 +282,7 @@ fn a_change_leads_where_the_whole_does() {
         scene.config.multicast.extend([Member::Dynamic, Member::Nbma(nbma(3).address)]);
         let mut forwarding = scene.fresh();
         let mut used = BTreeSet::new();
+        let mut copy = Desired::default();
         for _ in 0..60 {
             let n = below(4) as u8 + 1;
             let id = PeerId(below(8) + 1);
@@ -343,7 +344,10 @@ fn a_change_leads_where_the_whole_does() {
                 continue;
             }
             let touched = scene.sessions.take_touched();
-            for (id, is_used) in forwarding.update(&scene.known(), touched).used {
+            let found = forwarding.update(&scene.known(), touched);
+            found.changes.carry(&forwarding.desired, &mut copy);
+            assert_eq!(copy, forwarding.desired, "seed {seed}: told of every change");
+            for (id, is_used) in found.used {
                 if is_used {
                     used.insert(id)
                 } else {
