@@ -52,6 +52,8 @@ pub(crate) enum Hook {
     Output = 3,
 }
 
+/// `NFT_SET_CONCAT`
+pub(crate) const CONCAT: u32 = 0x80;
 /// `NFT_SET_INTERVAL | NFT_SET_CONCAT`
 pub(crate) const RANGES: u32 = 0x84;
 /// `NFT_SET_TIMEOUT | NFT_SET_EVAL | NFT_SET_CONCAT`
@@ -59,6 +61,7 @@ pub(crate) const DYNAMIC: u32 = 0xb0;
 
 pub(crate) const DROP: i32 = 0;
 pub(crate) const ACCEPT: i32 = 1;
+const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 
 fn request(kind: u16, flags: i32) -> Request {
@@ -317,9 +320,18 @@ impl Request {
     }
 
     pub(crate) fn go_to(self, chain: &str) -> Self {
+        self.enter(GOTO, chain)
+    }
+
+    /// Goes on with the next rule afterwards.
+    pub(crate) fn jump(self, chain: &str) -> Self {
+        self.enter(JUMP, chain)
+    }
+
+    fn enter(self, code: i32, chain: &str) -> Self {
         self.expression("immediate", |e| {
             e.put_be32(1, 0)
-                .nest(2, |data| data.nest(2, |v| v.put_be32(1, GOTO as u32).put_text(2, chain)))
+                .nest(2, |data| data.nest(2, |v| v.put_be32(1, code as u32).put_text(2, chain)))
         })
     }
 

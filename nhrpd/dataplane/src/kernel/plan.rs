@@ -415,7 +415,7 @@ impl Plan {
                 let id = spi.and_then(|spi| self.by_spi(spi));
                 id.is_some_and(|id| self.origins(id).contains(key))
             }
-            Set::To4 | Set::To6 | Set::From4 | Set::From6 => {
+            _ => {
                 let first = octets.get(4..).and_then(address);
                 let range = first.and_then(|first| ranges::at(&self.desired.forwarding, first));
                 range.is_some_and(|range| self.counting(range).contains(key))
@@ -438,19 +438,17 @@ impl Plan {
         IpNet::aggregate(&sources.to_vec()).into_iter().map(element).collect()
     }
 
-    /// What counts the packets from and to a range of addresses.
-    fn counting(&self, range: Range) -> [(Set, Element); 2] {
-        let sets = match range.first {
-            IpAddr::V4(_) => [Set::To4, Set::From4],
-            IpAddr::V6(_) => [Set::To6, Set::From6],
+    /// What counts the packets to and from a range of addresses.
+    pub(crate) fn counting(&self, range: Range) -> [(Set, Element); 2] {
+        let Range { first, last, .. } = range;
+        let sets = match (first, first == last) {
+            (IpAddr::V4(_), false) => [Set::To4, Set::From4],
+            (IpAddr::V4(_), true) => [Set::HostTo4, Set::HostFrom4],
+            (IpAddr::V6(_), false) => [Set::To6, Set::From6],
+            (IpAddr::V6(_), true) => [Set::HostTo6, Set::HostFrom6],
         };
-        sets.map(|set| (set, self.element(range)))
-    }
-
-    /// The element for a range of addresses of what goes in or out of the device.
-    pub(crate) fn element(&self, range: Range) -> Element {
         let key = |address| [&self.context.index.to_ne_bytes()[..], &octets(address)].concat();
-        Element { key: key(range.first), end: Some(key(range.last)) }
+        sets.map(|set| (set, Element { key: key(first), end: (first != last).then(|| key(last)) }))
     }
 }
 

@@ -11,20 +11,21 @@
 //! }
 //! ```
 //!
-//! `nft list table inet nhrpd-dmvpn0` shows it.
+//! `nft list table inet nhrpd-dmvpn0` shows it. Every packet of this machine comes by: a chain of a
+//! hook finds out with one rule whether it is about the tunnel, and another chain has the rest.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use super::nft::{
-    self, ACCEPT, Count, DROP, DYNAMIC, Element, Hook, IIF, L4PROTO, MARK, NETWORK, NFPROTO,
-    NewSet, OIF, R0, R1, RANGES, TRANSPORT,
+    self, ACCEPT, CONCAT, Count, DROP, DYNAMIC, Element, Hook, IIF, L4PROTO, MARK, NETWORK,
+    NFPROTO, NewSet, OIF, R0, R1, RANGES, TRANSPORT,
 };
 use super::socket::Requests;
 use super::wire::Request;
 
 /// Changes with the rules below, so that a daemon of another version does not keep the old ones.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const RAW: i32 = -300;
 const FILTER: i32 = 0;
 const MANGLE: i32 = -150;
@@ -49,12 +50,17 @@ pub(crate) enum Set {
     Received,
     /// NBMA addresses, counting what they are sent.
     Sent,
-    /// Prefixes of the forwarding table, by destination.
+    /// Prefixes of the forwarding table, by destination; single addresses apart, because what one
+    /// more costs in a set of ranges grows with those that are there.
     To4,
     To6,
+    HostTo4,
+    HostTo6,
     /// The same by source, of what is forwarded from peer to peer.
     From4,
     From6,
+    HostFrom4,
+    HostFrom6,
     /// SPIs whose peers may use any source.
     Trusted,
     /// Sources by SPI.
@@ -63,13 +69,17 @@ pub(crate) enum Set {
 }
 
 impl Set {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Received,
         Self::Sent,
         Self::To4,
         Self::To6,
+        Self::HostTo4,
+        Self::HostTo6,
         Self::From4,
         Self::From6,
+        Self::HostFrom4,
+        Self::HostFrom6,
         Self::Trusted,
         Self::Source4,
         Self::Source6,
@@ -81,8 +91,12 @@ impl Set {
             Self::Sent => "sent",
             Self::To4 => "to4",
             Self::To6 => "to6",
+            Self::HostTo4 => "host-to4",
+            Self::HostTo6 => "host-to6",
             Self::From4 => "from4",
             Self::From6 => "from6",
+            Self::HostFrom4 => "host-from4",
+            Self::HostFrom6 => "host-from6",
             Self::Trusted => "trusted",
             Self::Source4 => "source4",
             Self::Source6 => "source6",
@@ -94,6 +108,8 @@ impl Set {
             Self::Received | Self::Sent => (&[IPV4], 0, true),
             Self::To4 | Self::From4 => (&[DEVICE, IPV4], RANGES, true),
             Self::To6 | Self::From6 => (&[DEVICE, IPV6], RANGES, true),
+            Self::HostTo4 | Self::HostFrom4 => (&[DEVICE, IPV4], CONCAT, true),
+            Self::HostTo6 | Self::HostFrom6 => (&[DEVICE, IPV6], CONCAT, true),
             Self::Trusted => (&[MARKS], 0, false),
             Self::Source4 => (&[MARKS, IPV4], RANGES, false),
             Self::Source6 => (&[MARKS, IPV6], RANGES, false),
@@ -197,8 +213,7 @@ impl Rules {
         if self.secured {
             self.sources(&mut all);
         }
-        self.forward(&mut all);
-        self.out(&mut all);
+        self.inner(&mut all);
         all
     }
 
@@ -217,25 +232,25 @@ impl Rules {
 
     fn outer(&self, all: &mut Vec<Request>) {
         let table = self.table.as_str();
-        if self.secured {
-            let mark = |r| self.ours(r).inbound_spi(R0).set_mark(R0);
-            all.push(nft::rule(table, "gre-in", mark));
+        for (hook, chain) in [("gre-in", "gre-received"), ("gre-out", "gre-sent")] {
+            all.push(nft::new_chain(table, chain, None));
+            all.push(nft::rule(table, hook, |r| self.ours(r).go_to(chain)));
         }
-        let source = |r| self.ours(r).header(NETWORK, 12, 4, R0).lookup(Set::Received.name(), R0);
-        all.push(nft::rule(table, "gre-in", source));
+        if self.secured {
+            all.push(nft::rule(table, "gre-received", |r| r.inbound_spi(R0).set_mark(R0)));
+        }
+        let source =
+            |r: Request| ipv4(r).header(NETWORK, 12, 4, R0).lookup(Set::Received.name(), R0);
+        all.push(nft::rule(table, "gre-received", source));
         // The kernel has one neighbour for a group: the group. We copy to the members instead.
         for (mask, group) in [([0xf0, 0, 0, 0], [224, 0, 0, 0]), ([255; 4], [255; 4])] {
-            let group = |r| {
-                self.ours(r)
-                    .header(NETWORK, 16, 4, R0)
-                    .mask(R0, &mask)
-                    .equal(R0, &group)
-                    .verdict(DROP)
+            let group = |r: Request| {
+                ipv4(r).header(NETWORK, 16, 4, R0).mask(R0, &mask).equal(R0, &group).verdict(DROP)
             };
-            all.push(nft::rule(table, "gre-out", group));
+            all.push(nft::rule(table, "gre-sent", group));
         }
-        let receiver = |r| self.ours(r).header(NETWORK, 16, 4, R0).lookup(Set::Sent.name(), R0);
-        all.push(nft::rule(table, "gre-out", receiver));
+        let receiver = |r: Request| ipv4(r).header(NETWORK, 16, 4, R0).lookup(Set::Sent.name(), R0);
+        all.push(nft::rule(table, "gre-sent", receiver));
     }
 
     fn device(&self, rule: Request, which: u32) -> Request {
@@ -245,12 +260,14 @@ impl Rules {
     /// A peer sends from what it may claim, or from an address that no router forwards.
     fn sources(&self, all: &mut Vec<Request>) {
         let table = self.table.as_str();
-        all.push(nft::new_chain(table, "verified", None));
+        for chain in ["verified", "source"] {
+            all.push(nft::new_chain(table, chain, None));
+        }
         let clear = |r: Request| r.load(R0, &[0; 4]).set_mark(R0).verdict(ACCEPT);
         all.push(nft::rule(table, "verified", clear));
+        all.push(nft::rule(table, "in", |r| self.device(r, IIF).go_to("source")));
         let mut allow = |inside: &dyn Fn(Request) -> Request| {
-            let rule = |r| inside(self.device(r, IIF)).go_to("verified");
-            all.push(nft::rule(table, "in", rule));
+            all.push(nft::rule(table, "source", |r| inside(r).go_to("verified")));
         };
         allow(&|r| r.meta(MARK, R0).lookup(Set::Trusted.name(), R0));
         allow(&|r| {
@@ -265,85 +282,95 @@ impl Rules {
             ipv6(r).header(NETWORK, 8, 2, R0).mask(R0, &[0xff, 0xc0]).equal(R0, &[0xfe, 0x80])
         });
         allow(&|r| ipv6(r).header(NETWORK, 8, 16, R0).equal(R0, &[0; 16]));
-        let rest = |r| self.device(r, IIF).counter().verdict(DROP);
-        all.push(nft::rule(table, "in", rest));
-    }
-
-    fn forward(&self, all: &mut Vec<Request>) {
-        let table = self.table.as_str();
-        self.to_tunnel(all, "forward");
-        for (family, source, len, from, flows) in [
-            (ipv4 as fn(Request) -> Request, 12, 4, Set::From4, "flows4"),
-            (ipv6, 8, 16, Set::From6, "flows6"),
-        ] {
-            let through = |r| family(self.device(self.device(r, IIF), OIF));
-            let count = |r| {
-                through(r).meta(IIF, R0).header(NETWORK, source, len, R1).lookup(from.name(), R0)
-            };
-            all.push(nft::rule(table, "forward", count));
-            let known = |r| {
-                through(r).header(NETWORK, source, 2 * len, R0).lookup(flows, R0).verdict(ACCEPT)
-            };
-            all.push(nft::rule(table, "forward", known));
-            let fresh = |r| {
-                through(r)
-                    .header(NETWORK, source, 2 * len, R0)
-                    .remember(flows, R0)
-                    .log(self.group, REDIRECT, QUOTE)
-            };
-            all.push(nft::rule(table, "forward", fresh));
-        }
-    }
-
-    fn out(&self, all: &mut Vec<Request>) {
-        let table = self.table.as_str();
-        // NHRP tells of better ways; ICMP redirects would do so behind its back.
-        let redirect = |r| {
-            self.device(ipv4(r), OIF)
-                .meta(L4PROTO, R0)
-                .equal(R0, &[libc::IPPROTO_ICMP as u8])
-                .header(TRANSPORT, 0, 1, R0)
-                .equal(R0, &[5])
-                .verdict(DROP)
-        };
-        all.push(nft::rule(table, "out", redirect));
-        self.to_tunnel(all, "out");
+        all.push(nft::rule(table, "source", |r| r.counter().verdict(DROP)));
     }
 
     /// What goes into the tunnel, from here or from elsewhere.
-    fn to_tunnel(&self, all: &mut Vec<Request>, chain: &str) {
+    fn inner(&self, all: &mut Vec<Request>) {
+        let table = self.table.as_str();
+        for chain in ["to-tunnel", "to-tunnel4", "to-tunnel6", "through4", "through6"] {
+            all.push(nft::new_chain(table, chain, None));
+        }
+        for hook in ["out", "forward"] {
+            all.push(nft::rule(table, hook, |r| self.device(r, OIF).jump("to-tunnel")));
+        }
+        for (family, chain) in [(ipv4 as Family, "to-tunnel4"), (ipv6, "to-tunnel6")] {
+            all.push(nft::rule(table, "to-tunnel", |r| family(r).go_to(chain)));
+        }
+        self.to_tunnel(all);
+        for (family, chain) in [(ipv4 as Family, "through4"), (ipv6, "through6")] {
+            let through = |r| family(self.device(self.device(r, IIF), OIF)).go_to(chain);
+            all.push(nft::rule(table, "forward", through));
+        }
+        self.through(all);
+    }
+
+    fn to_tunnel(&self, all: &mut Vec<Request>) {
         let table = self.table.as_str();
         let log = |r: Request| r.log(self.group, MULTICAST, 0);
-        let group4 = |r| {
-            log(self
-                .device(ipv4(r), OIF)
-                .header(NETWORK, 16, 1, R0)
-                .mask(R0, &[0xf0])
-                .equal(R0, &[224]))
+        // NHRP tells of better ways; ICMP redirects would do so behind its back.
+        let redirect = |r: Request| {
+            r.meta(L4PROTO, R0)
+                .equal(R0, &[libc::IPPROTO_ICMP as u8])
+                .header(TRANSPORT, 0, 1, R0)
+                .equal(R0, &[5])
+                .meta(IIF, R0)
+                .equal(R0, &[0; 4])
+                .verdict(DROP)
         };
-        let broadcast =
-            |r| log(self.device(ipv4(r), OIF).header(NETWORK, 16, 4, R0).equal(R0, &[255; 4]));
-        let group6 =
-            |r| log(self.device(ipv6(r), OIF).header(NETWORK, 24, 1, R0).equal(R0, &[0xff]));
-        let segments = |r| {
-            self.device(r, OIF)
-                .meta(L4PROTO, R0)
+        let group4 = |r: Request| {
+            log(ipv4(r).header(NETWORK, 16, 1, R0).mask(R0, &[0xf0]).equal(R0, &[224]))
+        };
+        let broadcast = |r: Request| log(ipv4(r).header(NETWORK, 16, 4, R0).equal(R0, &[255; 4]));
+        let group6 = |r: Request| log(ipv6(r).header(NETWORK, 24, 1, R0).equal(R0, &[0xff]));
+        let segments = |r: Request| {
+            r.meta(L4PROTO, R0)
                 .equal(R0, &[libc::IPPROTO_TCP as u8])
                 .header(TRANSPORT, 13, 1, R0)
                 .mask(R0, &[6])
                 .equal(R0, &[2])
                 .clamp_segment_size()
         };
-        let to4 = |r| ipv4(r).meta(OIF, R0).header(NETWORK, 16, 4, R1).lookup(Set::To4.name(), R0);
-        let to6 = |r| ipv6(r).meta(OIF, R0).header(NETWORK, 24, 16, R1).lookup(Set::To6.name(), R0);
-        all.push(nft::rule(table, chain, group4));
-        all.push(nft::rule(table, chain, broadcast));
-        all.push(nft::rule(table, chain, group6));
-        all.push(nft::rule(table, chain, segments));
-        all.push(nft::rule(table, chain, to4));
-        all.push(nft::rule(table, chain, to6));
+        all.push(nft::rule(table, "to-tunnel4", redirect));
+        all.push(nft::rule(table, "to-tunnel4", group4));
+        all.push(nft::rule(table, "to-tunnel4", broadcast));
+        all.push(nft::rule(table, "to-tunnel6", group6));
+        for (chain, family, place, len, sets) in [
+            ("to-tunnel4", ipv4 as Family, 16, 4, [Set::HostTo4, Set::To4]),
+            ("to-tunnel6", ipv6, 24, 16, [Set::HostTo6, Set::To6]),
+        ] {
+            all.push(nft::rule(table, chain, segments));
+            for set in sets {
+                let count = |r| {
+                    family(r).meta(OIF, R0).header(NETWORK, place, len, R1).lookup(set.name(), R0)
+                };
+                all.push(nft::rule(table, chain, count));
+            }
+        }
+    }
+
+    /// What goes from peer to peer.
+    fn through(&self, all: &mut Vec<Request>) {
+        let table = self.table.as_str();
+        for (chain, family, source, len, sets, flows) in [
+            ("through4", ipv4 as Family, 12, 4, [Set::HostFrom4, Set::From4], "flows4"),
+            ("through6", ipv6, 8, 16, [Set::HostFrom6, Set::From6], "flows6"),
+        ] {
+            for set in sets {
+                let count = |r| {
+                    family(r).meta(IIF, R0).header(NETWORK, source, len, R1).lookup(set.name(), R0)
+                };
+                all.push(nft::rule(table, chain, count));
+            }
+            let flow = |r| family(r).header(NETWORK, source, 2 * len, R0);
+            all.push(nft::rule(table, chain, |r| flow(r).lookup(flows, R0).verdict(ACCEPT)));
+            let fresh = |r| flow(r).remember(flows, R0).log(self.group, REDIRECT, QUOTE);
+            all.push(nft::rule(table, chain, fresh));
+        }
     }
 }
+
+type Family = fn(Request) -> Request;
 
 fn ipv4(rule: Request) -> Request {
     rule.meta(NFPROTO, R0).equal(R0, &[libc::NFPROTO_IPV4 as u8])

@@ -525,21 +525,22 @@ impl State {
         }
     }
 
+    /// Packets to a prefix, but for those to longer ones in it.
     pub(crate) fn packets(&mut self, prefix: IpNet) -> u64 {
-        self.counted(prefix, Set::To4, Set::To6)
-    }
-
-    fn counted(&mut self, prefix: IpNet, v4: Set, v6: Set) -> u64 {
-        let set = if prefix.addr().is_ipv4() { v4 } else { v6 };
-        self.usage.refresh(&self.nft, &self.rules, set);
         let all =
             ranges::among(&self.plan.desired().forwarding, prefix.network(), prefix.broadcast());
         let own = all.filter(|range| range.prefix == prefix);
-        own.map(|range| self.usage.of(set, &self.plan.element(range)).packets).sum()
+        let elements: Vec<_> = own.map(|range| self.plan.counting(range)).collect();
+        let count = |[to, _]: &[(Set, Element); 2]| {
+            self.usage.refresh(&self.nft, &self.rules, to.0);
+            self.usage.of(to).packets
+        };
+        elements.iter().map(count).sum()
     }
 
     pub(crate) fn counters(&mut self) -> BTreeMap<PeerId, PeerCounters> {
-        for set in [Set::Received, Set::Sent, Set::From4, Set::From6] {
+        let from = [Set::From4, Set::From6, Set::HostFrom4, Set::HostFrom6];
+        for set in [Set::Received, Set::Sent].into_iter().chain(from) {
             self.usage.refresh(&self.nft, &self.rules, set);
         }
         let header = if self.config.key.is_some() { GRE_KEYED } else { GRE };
@@ -553,8 +554,8 @@ impl State {
                 continue;
             }
             let element = Element { key: route::octets(nbma), end: None };
-            let (rx, tx) =
-                (self.usage.of(Set::Received, &element), self.usage.of(Set::Sent, &element));
+            let [rx, tx] =
+                [Set::Received, Set::Sent].map(|set| self.usage.of(&(set, element.clone())));
             let heard = self.heard.entry(id).or_default();
             if rx.packets > heard.0 {
                 *heard = (rx.packets, Some(seconds(self.started)));
@@ -570,8 +571,8 @@ impl State {
             all.insert(id, counters);
         }
         for range in ranges::all(forwarding) {
-            let set = if range.first.is_ipv4() { Set::From4 } else { Set::From6 };
-            let count = self.usage.of(set, &self.plan.element(range));
+            let [_, from] = self.plan.counting(range);
+            let count = self.usage.of(&from);
             if let Some(hop) = forwarding.get(&range.prefix)
                 && let Some(counters) = all.get_mut(&hop.peer)
             {

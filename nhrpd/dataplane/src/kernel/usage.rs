@@ -47,8 +47,8 @@ impl Usage {
     }
 
     /// What an element has counted.
-    pub(crate) fn of(&self, set: Set, element: &Element) -> Count {
-        self.total.get(&(set, element.clone())).copied().unwrap_or_default()
+    pub(crate) fn of(&self, element: &(Set, Element)) -> Count {
+        self.total.get(element).copied().unwrap_or_default()
     }
 }
 
@@ -63,9 +63,9 @@ mod tests {
         let mut usage = Usage::default();
         for (read, total) in [(5, 5), (7, 7), (3, 10)] {
             usage.add(Set::Sent, found(read));
-            assert_eq!(usage.of(Set::Sent, &element).packets, total);
+            assert_eq!(usage.of(&(Set::Sent, element.clone())).packets, total);
         }
         usage.add(Set::Sent, BTreeMap::new());
-        assert_eq!(usage.of(Set::Sent, &element).packets, 0);
+        assert_eq!(usage.of(&(Set::Sent, element)).packets, 0);
     }
 }
