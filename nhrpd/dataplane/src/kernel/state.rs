@@ -165,7 +165,12 @@ impl State {
     }
 
     pub(crate) fn has_association(&self, spi: u32) -> bool {
-        self.actual.associations.keys().any(|id| id.spi == spi)
+        let to = IpAddr::from([0; 4]);
+        let installed = |direction| {
+            let id = SaId { direction, spi, to };
+            self.actual.associations.range(id.anywhere()).next().is_some()
+        };
+        installed(Direction::In) || installed(Direction::Out)
     }
 
     /// Takes note of what others did to our nftables rules; `true`: something is missing.
