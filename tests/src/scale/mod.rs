@@ -9,5 +9,5 @@ mod report;
 pub use flood::{Flood, flood};
 pub use hub::{Hub, Protection};
 pub(crate) use nhrp::NoTraffic;
-pub use nhrp::{Rates, registrations};
+pub use nhrp::{Rates, registration, registrations, serve, server};
 pub use report::{Measured, plot, table};

@@ -119,3 +119,27 @@ pub fn registrations(count: u32) -> Rates {
     let renewed = round(&mut hub, &mut clients, later);
     Rates { new, renewed, bindings: hub.bindings().count() }
 }
+
+/// The first request of client `n`.
+pub fn registration(n: u32) -> Vec<u8> {
+    let start = Instant::now();
+    let mut client = engine(n, start);
+    client.handle_timeout(start, &NoTraffic);
+    packets(&mut client).swap_remove(0)
+}
+
+/// A server where so many clients have registered their addresses, and the time.
+pub fn server(clients: u32) -> (Engine, Instant) {
+    let start = Instant::now();
+    let mut hub = engine(0, start);
+    for n in 1..=clients {
+        serve(&mut hub, n, &registration(n), start);
+    }
+    (hub, start)
+}
+
+/// The server answers a request of client `n`.
+pub fn serve(server: &mut Engine, n: u32, request: &[u8], now: Instant) {
+    server.handle_packet(now, underlay(n), request);
+    packets(server);
+}

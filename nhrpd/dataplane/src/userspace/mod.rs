@@ -23,6 +23,8 @@ mod ingress;
 mod ip;
 pub(crate) mod limit;
 mod outbox;
+#[doc(hidden)]
+pub mod parts;
 mod peers;
 mod segment;
 mod socket;

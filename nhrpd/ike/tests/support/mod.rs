@@ -41,6 +41,8 @@ pub struct Node {
     /// The one that was confirmed last: what an overlay sends with.
     pub newest: Option<TunnelId>,
     pub begun: Vec<SaId>,
+    /// Time that its engine took for what arrived.
+    pub busy: Duration,
     pub key_log: Vec<KeyLog>,
     /// Own SPIs, and the pre-shared keys, that were ever in use.
     spis: BTreeMap<u64, SaId>,
@@ -187,6 +189,7 @@ impl Net {
             key_log: Vec::new(),
             newest: None,
             begun: Vec::new(),
+            busy: Duration::ZERO,
             spis: BTreeMap::new(),
             keys: BTreeSet::new(),
         });
@@ -251,7 +254,9 @@ impl Net {
     fn arrive(&mut self, index: usize, port: u16, from: SocketAddr, datagram: &[u8]) {
         let node = &mut self.nodes[index];
         let at = (port, from);
+        let began = Instant::now();
         node.engine.handle_datagram(self.now, at, datagram, &node.credentials, &mut node.rng);
+        node.busy += began.elapsed();
         self.drain(index);
     }
 
