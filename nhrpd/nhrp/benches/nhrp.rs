@@ -37,12 +37,8 @@ fn lan(n: u32) -> Ipv4Net {
 
 /// Node 0 is the server.
 fn node(n: u32, now: Instant) -> Engine {
-    let server = Server {
-        address: tunnel(0),
-        nbma: Some(underlay(0).into()),
-        priority: 0,
-        cluster: 0,
-    };
+    let server =
+        Server { address: tunnel(0), nbma: Some(underlay(0).into()), priority: 0, cluster: 0 };
     let config = Config {
         address: IpNet::new_assert(tunnel(n), 12),
         nbma: Some(underlay(n)),
@@ -128,7 +124,11 @@ fn engine(c: &mut Criterion) {
     group.throughput(criterion::Throughput::Elements(requests.len() as u64));
     group.bench_function("registrations", |b| {
         let fresh = || node(0, start);
-        b.iter_batched(fresh, |mut server| serve(&mut server, start, &requests), BatchSize::PerIteration);
+        b.iter_batched(
+            fresh,
+            |mut server| serve(&mut server, start, &requests),
+            BatchSize::PerIteration,
+        );
     });
     group.bench_function("renewals", |b| b.iter(|| serve(&mut served, start, &requests)));
     group.throughput(criterion::Throughput::Elements(resolutions.len() as u64));
