@@ -74,7 +74,9 @@ pub(crate) fn nothing_is_lost(name: &str, mode: &str) {
     if replies.lost() > 0 {
         eprintln!("lost: {:?}; direct before {begun}", replies.missing());
         for node in ["hub", "spoke-a", "spoke-b"] {
-            eprintln!("{node}: {}", scene.run(node, "cat /proc/net/xfrm_stat"));
+            let counted =
+                ["sh", "-c", "grep -v '[[:space:]]0$' /proc/net/xfrm_stat; nft list ruleset"];
+            eprintln!("{node}: {}", scene.node(node).run(counted).unwrap_or_default());
         }
     }
     assert_eq!(replies.lost(), 0);

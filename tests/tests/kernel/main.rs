@@ -11,6 +11,8 @@ mod moving;
 mod multicast;
 #[path = "../e2e/refusals.rs"]
 mod refusals;
+#[path = "../e2e/rekey.rs"]
+mod rekey;
 mod repair;
 #[path = "../e2e/restarts.rs"]
 mod restarts;

@@ -271,8 +271,9 @@ impl State {
             .retain(|id, _| self.actual.associations.contains_key(id) || !self.spent.contains(id));
         keys.retain_different(&self.actual, &target);
         let sas = difference(&keys.associations, &self.actual.associations, &target.associations);
-        let fresh = self.add_associations(&sas);
+        // What comes through an SA is let in before the peer can have heard of the SA.
         self.update_elements(&keys.elements);
+        let fresh = self.add_associations(&sas);
         let neighbours = difference(&keys.neighbours, &self.actual.neighbours, &target.neighbours);
         self.update_neighbours(&neighbours);
         self.update_routes(&difference(&keys.routes, &self.actual.routes, &target.routes));
