@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use control::Cache;
-use overlay_tests::e2e::{CONFIG, Ca, Scene, days, go_direct, good};
+use ipnet::IpNet;
+use overlay_tests::e2e::{CONFIG, Ca, Scene, days, go_direct, good, until};
 use pki::authority::Request;
 
 const HUB: &str = include_str!("../../../overlayctl/src/import/samples/ios-hub.cfg");
@@ -45,9 +46,14 @@ fn hub_and_spokes_of_a_cisco_network_work_as_imported() {
     }
     for (spoke, lan) in [("spoke-1", "192.168.2.0/24"), ("spoke-9", "192.168.9.0/24")] {
         scene.registered(spoke);
-        let lan = lan.parse().unwrap();
+        let lan: IpNet = lan.parse().unwrap();
         scene.when("hub", "show nhrp cache", "the hub knows what is behind it", |cache: &Cache| {
             cache.entries.iter().any(|entry| entry.prefix == lan)
+        });
+        // The userspace data plane sets routes a moment later, and this hub has a default route.
+        until("the hub leads it into the tunnel", || {
+            let route = scene.run("hub", &format!("ip route show {lan}"));
+            route.contains("Tunnel0").then_some(())
         });
     }
     // Cisco's own example loses the first of five here.
