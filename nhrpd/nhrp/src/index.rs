@@ -6,12 +6,10 @@ use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher as _};
 /// A table that is looked up by whole keys. A hash table, because one look-up in a tree of a
 /// hundred thousand keys waits for memory several times; without an iterator, because its order
 /// would not be that of the keys.
-#[derive(Clone, Default)]
 #[expect(clippy::disallowed_types, reason = "nobody sees its order")]
 pub struct Index<K, V>(std::collections::HashMap<K, V, Seed>);
 
 /// Makes it unpredictable which keys share a place, for those who choose keys.
-#[derive(Debug, Clone, Copy, Default)]
 struct Seed(u64);
 
 impl BuildHasher for Seed {
