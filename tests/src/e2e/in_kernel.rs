@@ -137,15 +137,4 @@ impl InKernel {
             }
         }
     }
-
-    /// Nothing of ours is in the kernel, and nothing keeps GRE back.
-    #[track_caller]
-    pub fn nothing(scene: &Scene, node: &str) {
-        assert!(!scene.run(node, "ip link show").contains(DEVICE), "{node}");
-        for command in
-            ["ip xfrm state", "ip xfrm policy", "nft list tables", "ip route show proto 191"]
-        {
-            assert_eq!(scene.run(node, command).trim(), "", "{command} on {node}");
-        }
-    }
 }
