@@ -6,13 +6,25 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::e2e::Scene;
+use crate::e2e::{Ca, Scene, Site};
 
 /// NBMA address of the hub.
 pub(super) const HUB: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 10);
 /// First NBMA address of the clients.
 const UNDERLAY: Ipv4Addr = Ipv4Addr::new(10, 64, 16, 0);
 const IP_HEADER: usize = 20;
+
+/// A network with our hub, kernel data plane, room for all of them, and the node they are on; no
+/// daemon runs yet.
+pub(super) fn scene(name: &str, ca: &Ca, hub: impl FnOnce(Site) -> Site) -> Scene {
+    let server = Site::new(ca, 0)
+        .set("dataplane", "kernel")
+        .set("tunnel", "{ interface: dmvpn0, address: 172.16.0.1/16, key: 42 }")
+        .set("log", "warn");
+    let scene = Scene::new(name, [hub(server), Site::new(ca, 1)]);
+    route(&scene);
+    scene
+}
 
 /// The n-th address after this one.
 pub(super) fn plus(base: Ipv4Addr, n: u32) -> Ipv4Addr {
@@ -25,7 +37,7 @@ pub(super) fn nbma(n: u32) -> Ipv4Addr {
 }
 
 /// Leads all their addresses to `spoke-a`.
-pub(super) fn route(scene: &Scene) {
+fn route(scene: &Scene) {
     scene.run("internet", "ip route add 10.64.0.0/10 via 198.18.1.10");
     scene.run("spoke-a", "ip route add local 10.64.0.0/10 dev lo");
 }

@@ -19,7 +19,7 @@ use socket2::Socket;
 use super::clients;
 use super::measure::{cpu_seconds, status};
 use crate::e2e::ipsec::{Connection, Credentials, Foreign, Secret};
-use crate::e2e::{Ca, Numbers, Scene, Site, days, good, on_network_of, until};
+use crate::e2e::{Ca, Numbers, Site, days, good, on_network_of, until};
 use crate::matrix::Peer;
 
 /// What both hubs are asked for.
@@ -48,6 +48,15 @@ pub enum Hub {
     Charon,
 }
 
+impl std::fmt::Display for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nhrpd => "nhrpd",
+            Self::Charon => "strongSwan (charon-systemd)",
+        })
+    }
+}
+
 /// What a hub needed for all its peers.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
@@ -70,13 +79,9 @@ pub struct Measured {
 /// When not all of them get an SA, in words.
 pub fn measure(hub: Hub, count: u32) -> Result<Measured, String> {
     let ca = Ca::new("Overlay CA");
-    let server = Site::new(&ca, 0)
-        .set("dataplane", "kernel")
-        .set("tunnel", "{ interface: dmvpn0, address: 172.16.0.1/16, key: 42 }")
-        .set("limits", "{ peers: 20000, dead-peer-interval: 3600 }")
-        .set("log", "warn");
-    let mut scene = Scene::new("handshakes", [server, Site::new(&ca, 1)]);
-    clients::route(&scene);
+    let mut scene = clients::scene("handshakes", &ca, |hub| {
+        hub.set("limits", "{ peers: 20000, dead-peer-interval: 3600 }")
+    });
     let peers: Vec<Credentials> =
         (0..count).map(|n| Credentials::new(&certificate(&ca, n))).collect();
     let folder = good("make a folder", tempfile::tempdir());

@@ -16,12 +16,44 @@ mod measure;
 pub mod registrations;
 mod report;
 
+use std::fmt::{Debug, Display};
 use std::path::Path;
 use std::time::Duration;
 
 pub use contender::Contender;
 pub use measure::{METRICS, Metric, Sample};
 pub use report::{Results, plot, table};
+use serde::Serialize;
+
+/// Measures each of these once in every round, in turn, and tells of each.
+///
+/// # Errors
+/// When a measurement fails, in words.
+pub fn in_turn<W: Copy + Display, M: Debug>(
+    rounds: u32,
+    whom: &[W],
+    measure: impl Fn(W) -> Result<M, String>,
+) -> Result<Vec<M>, String> {
+    let mut all = Vec::new();
+    for round in 1..=rounds {
+        for &who in whom {
+            eprintln!("round {round} of {rounds}: {who}");
+            let measured = measure(who)?;
+            eprintln!("{measured:?}");
+            all.push(measured);
+        }
+    }
+    Ok(all)
+}
+
+/// Writes figures to a file, JSON.
+///
+/// # Errors
+/// When that fails, in words.
+pub fn keep(figures: &impl Serialize, out: &Path) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(figures).map_err(|error| error.to_string())?;
+    std::fs::write(out, text).map_err(|e| format!("cannot write {}: {e}", out.display()))
+}
 
 /// What is to be measured.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use socket2::Socket;
 
 use super::clients;
 use super::measure::{cpu_seconds, status};
-use crate::e2e::{Ca, Frr, Scene, Site};
+use crate::e2e::{Ca, Frr, Scene};
 use crate::scale::NoTraffic;
 
 const HOLDING: Duration = Duration::from_secs(7200);
@@ -54,6 +54,15 @@ pub struct Round {
     pub sent: u32,
 }
 
+impl std::fmt::Display for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nhrpd => "nhrpd",
+            Self::Frr => "FRR (zebra, nhrpd)",
+        })
+    }
+}
+
 /// What a hub needed for all its spokes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
@@ -78,15 +87,11 @@ pub struct Measured {
 /// When the clients fail, in words.
 pub fn measure(hub: Hub, count: u32, clients: &[String]) -> Result<Measured, String> {
     let ca = Ca::new("unused");
-    let server = Site::new(&ca, 0)
-        .clear()
-        .set("dataplane", "kernel")
-        .set("tunnel", "{ interface: dmvpn0, address: 172.16.0.1/16, key: 42 }")
-        .set("nhrp", "{ registrations: accept, holding-time: 7200 }")
-        .set("limits", "{ peers: 20000, cache-entries: 40000 }")
-        .set("log", "warn");
-    let mut scene = Scene::new("registrations", [server, Site::new(&ca, 1)]);
-    clients::route(&scene);
+    let mut scene = clients::scene("registrations", &ca, |hub| {
+        hub.clear()
+            .set("nhrp", "{ registrations: accept, holding-time: 7200 }")
+            .set("limits", "{ peers: 20000, cache-entries: 40000 }")
+    });
     let frr = match hub {
         Hub::Nhrpd => {
             scene.start("hub");

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use overlay_tests::bench::registrations::{self, Hub, Measured};
+use overlay_tests::bench::{in_turn, keep};
 
 /// Registrations and memory of a hub with thousands of spokes, beside FRR's nhrpd.
 #[derive(Debug, Parser)]
@@ -44,28 +45,11 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let spokes = arguments.spokes.to_string();
     let own = own.to_string_lossy();
     let clients = [&own, "--clients", "--spokes", &spokes].map(String::from);
-    let mut all = Vec::new();
-    for round in 1..=arguments.rounds {
-        for hub in [Hub::Nhrpd, Hub::Frr] {
-            eprintln!("round {round} of {}: {}", arguments.rounds, name(hub));
-            let measured = registrations::measure(hub, arguments.spokes, &clients)?;
-            eprintln!("{measured:?}");
-            all.push(measured);
-        }
-    }
+    let all = in_turn(arguments.rounds, &[Hub::Nhrpd, Hub::Frr], |hub| {
+        registrations::measure(hub, arguments.spokes, &clients)
+    })?;
     println!("{}", table(&all, arguments.spokes));
-    if let Some(out) = &arguments.out {
-        let text = serde_json::to_string_pretty(&all).map_err(json)?;
-        std::fs::write(out, text).map_err(|e| format!("cannot write {}: {e}", out.display()))?;
-    }
-    Ok(())
-}
-
-fn name(hub: Hub) -> &'static str {
-    match hub {
-        Hub::Nhrpd => "nhrpd",
-        Hub::Frr => "FRR (zebra, nhrpd)",
-    }
+    arguments.out.as_deref().map_or(Ok(()), |out| keep(&all, out))
 }
 
 fn table(all: &[Measured], spokes: u32) -> String {
@@ -77,7 +61,7 @@ fn table(all: &[Measured], spokes: u32) -> String {
         let grown = (measured.full_kib - measured.idle_kib) / f64::from(spokes);
         text += &format!(
             "| {} | {:.0} | {:.0} | {:.2} | {:.1} | {grown:.2} |\n",
-            name(measured.hub),
+            measured.hub,
             measured.new.per_second,
             measured.renewed.per_second,
             measured.cpu_ms,

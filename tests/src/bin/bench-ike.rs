@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use overlay_tests::bench::handshakes::{self, ESP, Hub, IKE, Measured};
+use overlay_tests::bench::{in_turn, keep};
 
 /// IKEv2 handshakes and memory of a hub with many peers, beside strongSwan's charon.
 #[derive(Debug, Parser)]
@@ -31,28 +32,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let mut all = Vec::new();
-    for round in 1..=arguments.rounds {
-        for hub in [Hub::Nhrpd, Hub::Charon] {
-            eprintln!("round {round} of {}: {}", arguments.rounds, name(hub));
-            let measured = handshakes::measure(hub, arguments.peers)?;
-            eprintln!("{measured:?}");
-            all.push(measured);
-        }
-    }
+    let all = in_turn(arguments.rounds, &[Hub::Nhrpd, Hub::Charon], |hub| {
+        handshakes::measure(hub, arguments.peers)
+    })?;
     println!("{}", table(&all, arguments.peers));
-    if let Some(out) = &arguments.out {
-        let text = serde_json::to_string_pretty(&all).map_err(|error| error.to_string())?;
-        std::fs::write(out, text).map_err(|e| format!("cannot write {}: {e}", out.display()))?;
-    }
-    Ok(())
-}
-
-fn name(hub: Hub) -> &'static str {
-    match hub {
-        Hub::Nhrpd => "nhrpd",
-        Hub::Charon => "strongSwan (charon-systemd)",
-    }
+    arguments.out.as_deref().map_or(Ok(()), |out| keep(&all, out))
 }
 
 fn table(all: &[Measured], peers: u32) -> String {
@@ -64,7 +48,7 @@ fn table(all: &[Measured], peers: u32) -> String {
         let grown = (measured.full_kib - measured.idle_kib) / f64::from(peers);
         text += &format!(
             "| {} | {:.0} | {:.2} | {:.1} | {grown:.2} |\n",
-            name(measured.hub),
+            measured.hub,
             measured.per_second,
             measured.cpu_ms,
             measured.idle_kib / 1024.0
