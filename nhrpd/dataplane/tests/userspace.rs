@@ -7,7 +7,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use overlay::desired::{EspCipher, Event, Peer, PeerId};
 use support::{Internet, Node, drops, esp_keys, esp_pair, join, join_with, net, pair, star, until};
@@ -425,4 +425,59 @@ async fn keepalives_of_nat_are_no_garbage() {
     socket.send_to(&[0xfe], "10.9.2.2:4500").unwrap();
     assert_eq!(a.ping("172.16.0.2", 1), 1);
     assert_eq!(drops(&b).get("unknown-datagram"), Some(&1));
+}
+
+/// The hub floods one spoke with more than it can seal; what it has for the other is not lost.
+#[tokio::test]
+async fn a_flood_to_one_peer_leaves_room_for_another() {
+    let internet = Internet::new();
+    let [hub, b, c] = star(&internet, |_, _| {}).await;
+    let receiver = b.namespace.udp("172.16.0.2:5000");
+    let sender = hub.namespace.udp("172.16.0.1:0");
+    receiver.set_nonblocking(true).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let stop = done.clone();
+    let flood = std::thread::spawn(move || {
+        let mut sent = 0u64;
+        // Bounded: some ten times of what the pings take.
+        while sent < 20_000_000 && !stop.load(SeqCst) {
+            // Now and then it is answered, as any exchange is: the hub learns whose flow it is.
+            if sent % 64 == 0
+                && let Ok((_, from)) = receiver.recv_from(&mut [0; 64])
+            {
+                receiver.send_to(b"go on", from).unwrap();
+            }
+            sent += u64::from(sender.send_to(&[0; 64], "172.16.0.2:5000").is_ok());
+        }
+    });
+    let before = dropped(&hub);
+    let answered = hub.ping("-W 5 172.16.0.3", 100);
+    let overrun = dropped(&hub) - before;
+    done.store(true, SeqCst);
+    flood.join().unwrap();
+    assert!(overrun > 1000, "it was no flood: the device dropped {overrun}");
+    assert!(answered >= 98, "{answered} of 100");
+}
+
+/// What the tunnel device dropped because a queue was full.
+fn dropped(node: &Node) -> u64 {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let text = node.namespace.run(read);
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("dmvpn0:")).unwrap();
+    line.split_whitespace().nth(11).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_device_with_a_single_queue_is_taken_over() {
+    let internet = Internet::new();
+    let namespace = internet.attach(1);
+    namespace.ip("tuntap add dev dmvpn0 mode tun");
+    let mut a = Node::start(1, namespace, |_| {}).await;
+    let mut b = internet.node(2, |_| {}).await;
+    let id = join(&mut a, &mut b, 1);
+    for node in [&mut a, &mut b] {
+        node.route("172.16.0.0/24", id);
+        node.apply();
+    }
+    assert_eq!(a.ping("172.16.0.2", 5), 5);
 }

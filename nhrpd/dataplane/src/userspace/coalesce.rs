@@ -13,6 +13,10 @@ const LARGEST: usize = 65_535;
 /// Datagrams that the kernel takes in one piece (UDP_MAX_SEGMENTS before Linux 6.9).
 const DATAGRAMS: usize = 64;
 
+/// Where a packet goes: the queue of the device, its virtio header, and the packet.
+pub(crate) trait Write: FnMut(usize, &Vnet, &[u8]) {}
+impl<F: FnMut(usize, &Vnet, &[u8])> Write for F {}
+
 /// Collects segments; within one flow nothing overtakes.
 #[derive(Debug)]
 pub(crate) struct Coalescer {
@@ -25,6 +29,7 @@ pub(crate) struct Coalescer {
 struct Flow {
     /// The large packet so far; empty = this place is free.
     packet: Vec<u8>,
+    queue: usize,
     transport: Transport,
     ip_len: usize,
     header_len: usize,
@@ -106,9 +111,10 @@ impl Flow {
             && flow_of(&self.packet, ip_len) == flow_of(packet, ip_len)
     }
 
-    fn start(&mut self, segment: &Segment, packet: &[u8]) {
+    fn start(&mut self, queue: usize, segment: &Segment, packet: &[u8]) {
         self.packet.clear();
         self.packet.extend_from_slice(packet);
+        self.queue = queue;
         self.transport = segment.transport;
         self.ip_len = segment.ip_len;
         self.header_len = segment.header_len;
@@ -159,7 +165,7 @@ impl Flow {
         self.closed = segment.psh || payload.len() < self.size;
     }
 
-    fn flush(&mut self, write: &mut impl FnMut(&Vnet, &[u8])) {
+    fn flush(&mut self, write: &mut impl Write) {
         if self.packet.is_empty() {
             return;
         }
@@ -182,7 +188,7 @@ impl Flow {
             self.packet[field..field + 2].copy_from_slice(&pseudo);
             Vnet::large(self.transport, v6, self.ip_len, self.header_len, self.size)
         };
-        write(&vnet, &self.packet);
+        write(self.queue, &vnet, &self.packet);
         self.packet.clear();
     }
 }
@@ -193,20 +199,22 @@ impl Coalescer {
         Self { flows: Default::default(), next: 0, offloads }
     }
 
-    /// Takes a packet whose header is `header`, and writes what is ready.
+    /// Takes a packet for a queue of the device, whose header is `header`, and writes what is
+    /// ready.
     pub(crate) fn push(
         &mut self,
+        queue: usize,
         header: &Header,
         packet: &[u8],
-        write: &mut impl FnMut(&Vnet, &[u8]),
+        write: &mut impl Write,
     ) {
         let transport = match header.protocol {
             ip::TCP if self.offloads.tso => Transport::Tcp,
             ip::UDP if self.offloads.uso => Transport::Udp,
-            _ => return write(&Vnet::default(), packet),
+            _ => return write(queue, &Vnet::default(), packet),
         };
         if packet.len() < header.header_len + 4 {
-            return write(&Vnet::default(), packet);
+            return write(queue, &Vnet::default(), packet);
         }
         let same = |flow: &Flow| flow.is_flow_of(transport, packet, header.header_len);
         let known = self.flows.iter().position(same);
@@ -219,7 +227,7 @@ impl Coalescer {
                     flow.append(&segment, packet);
                 } else {
                     flow.flush(write);
-                    flow.start(&segment, packet);
+                    flow.start(queue, &segment, packet);
                 }
             }
             (None, Some(segment)) => {
@@ -229,19 +237,19 @@ impl Coalescer {
                     self.next
                 });
                 self.flows[place].flush(write);
-                self.flows[place].start(&segment, packet);
+                self.flows[place].start(queue, &segment, packet);
             }
             (known, None) => {
                 if let Some(known) = known {
                     self.flows[known].flush(write);
                 }
-                write(&Vnet::default(), packet);
+                write(queue, &Vnet::default(), packet);
             }
         }
     }
 
     /// Writes all that is left.
-    pub(crate) fn flush(&mut self, write: &mut impl FnMut(&Vnet, &[u8])) {
+    pub(crate) fn flush(&mut self, write: &mut impl Write) {
         for flow in &mut self.flows {
             flow.flush(write);
         }
@@ -280,9 +288,10 @@ mod tests {
     fn pass(packets: &[Vec<u8>]) -> (Vec<Vec<u8>>, usize) {
         let mut coalescer = Coalescer::new(Offloads { tso: true, uso: true });
         let mut written = Vec::new();
-        let mut write = |vnet: &Vnet, packet: &[u8]| written.push((*vnet, packet.to_vec()));
+        let mut write =
+            |_: usize, vnet: &Vnet, packet: &[u8]| written.push((*vnet, packet.to_vec()));
         for packet in packets {
-            coalescer.push(&Header::parse(packet).unwrap(), packet, &mut write);
+            coalescer.push(0, &Header::parse(packet).unwrap(), packet, &mut write);
         }
         coalescer.flush(&mut write);
         let writes = written.len();

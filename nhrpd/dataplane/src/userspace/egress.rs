@@ -22,8 +22,10 @@ use super::{Core, Snapshot};
 
 /// The largest packet, with its virtio header.
 const LARGEST: usize = Vnet::LEN + 65_535;
-/// Reads before what they gave is sent.
-const BATCH: usize = 64;
+/// What a queue may send before the others have their turn: bytes, where each packet counts as
+/// many more as sending takes the time of.
+const TURN: usize = 64 << 10;
+const PACKET: usize = 1 << 10;
 /// ICMP errors per second.
 const ERRORS: u32 = 100;
 
@@ -31,40 +33,29 @@ const ERRORS: u32 = 100;
 pub(crate) fn run(core: &Core) {
     let mut egress = Egress::new(core);
     let mut buffer = vec![0; LARGEST];
-    let mut gone = false;
+    let queues = core.tun.queues();
+    let waits = std::iter::once(core.wake_egress.as_fd()).chain(queues);
+    let mut fds: Vec<_> = waits.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     while !core.stopping() {
-        let mut fds = [
-            PollFd::new(core.wake_egress.as_fd(), PollFlags::POLLIN),
-            PollFd::new(core.tun.as_fd(), PollFlags::POLLIN),
-        ];
-        let watched = if gone { 1 } else { 2 };
-        if nix::poll::poll(&mut fds[..watched], PollTimeout::NONE).is_err() {
+        if nix::poll::poll(&mut fds, PollTimeout::NONE).is_err() {
             continue;
         }
         let _ = core.wake_egress.read();
         egress.now = Instant::now();
-        loop {
-            let snapshot = core.snapshot.load();
-            let mut more = true;
-            for _ in 0..BATCH {
-                match core.tun.read(&mut buffer) {
-                    Ok(len) => egress.packet(&snapshot, &mut buffer[..len]),
-                    Err(error) => {
-                        more = error.kind() == io::ErrorKind::Interrupted;
-                        if !more && error.kind() != io::ErrorKind::WouldBlock && !gone {
-                            let name = &core.config.interface;
-                            tracing::error!("{name} is gone ({error}): restart the daemon");
-                            gone = true;
-                        }
-                        break;
-                    }
-                }
-            }
-            egress.outbox.flush();
-            if !more || core.stopping() {
-                break;
+        let snapshot = core.snapshot.load();
+        let mut gone = false;
+        for (queue, fd) in fds[1..].iter().enumerate() {
+            if fd.any() != Some(false) {
+                gone |= !egress.turn(&snapshot, queue, &mut buffer);
             }
         }
+        egress.outbox.flush();
+        if gone {
+            tracing::error!("{} is gone: restart the daemon", core.config.interface);
+            fds.truncate(1);
+        }
+        // Who fills the queues may wait for this processor: the next batch is larger then.
+        std::thread::yield_now();
     }
 }
 
@@ -88,6 +79,25 @@ impl<'a> Egress<'a> {
             unroutable: First::new(256, Duration::from_secs(1), 100, now),
             errors: Bucket::new(ERRORS, now),
         }
+    }
+
+    /// Sends what waits in one queue of the device, up to a turn's worth; `false` when the device
+    /// is gone.
+    fn turn(&mut self, snapshot: &Snapshot, queue: usize, buffer: &mut [u8]) -> bool {
+        let mut sent = 0;
+        while sent < TURN {
+            match self.core.tun.read(queue, buffer) {
+                Ok(len) => {
+                    sent += len + PACKET;
+                    self.packet(snapshot, &mut buffer[..len]);
+                }
+                Err(error) => {
+                    let passing = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+                    return passing.contains(&error.kind());
+                }
+            }
+        }
+        true
     }
 
     fn packet(&mut self, snapshot: &Snapshot, read: &mut [u8]) {

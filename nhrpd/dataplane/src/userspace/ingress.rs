@@ -184,7 +184,8 @@ impl<'a> Ingress<'a> {
 
     fn flush(&mut self) {
         let core = self.core;
-        self.coalescer.flush(&mut |vnet, packet| core.deliver_large(vnet, packet));
+        self.coalescer
+            .flush(&mut |queue, vnet: &_, packet: &_| core.deliver_large(queue, vnet, packet));
         self.outbox.flush();
     }
 
@@ -431,8 +432,10 @@ impl<'a> Ingress<'a> {
             Arrival::Kernel => {
                 let core = self.core;
                 let packet = &self.scratch[begin..end];
-                let mut write = |vnet: &_, packet: &_| core.deliver_large(vnet, packet);
-                self.coalescer.push(&header, packet, &mut write);
+                let queue = origin.path.map_or(0, |path| path.session.queue);
+                let mut write =
+                    |queue, vnet: &_, packet: &_| core.deliver_large(queue, vnet, packet);
+                self.coalescer.push(queue, &header, packet, &mut write);
                 Ok(())
             }
             Arrival::Forward(via) => self.forward(origin, via, protocol, &header, begin..end),

@@ -178,11 +178,12 @@ impl Core {
 
     /// Gives the kernel a packet that was not cut or joined.
     pub(crate) fn deliver(&self, packet: &[u8]) {
-        self.deliver_large(&Vnet::default(), packet);
+        self.deliver_large(0, &Vnet::default(), packet);
     }
 
-    pub(crate) fn deliver_large(&self, vnet: &Vnet, packet: &[u8]) {
-        if self.tun.write(vnet, packet).is_err() {
+    /// Gives the kernel a packet through a queue of the device; see [`Tun::write`].
+    pub(crate) fn deliver_large(&self, queue: usize, vnet: &Vnet, packet: &[u8]) {
+        if self.tun.write(queue, vnet, packet).is_err() {
             self.drops.count(Reason::DeviceFailed);
         }
     }

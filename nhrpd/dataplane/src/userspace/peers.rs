@@ -1,6 +1,7 @@
 //! Paths to peers: a pair of ESP SAs or a WireGuard session each, or GRE in clear.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::counters::{PathCounters, Reason};
 use super::esp::{self, Opener, Sealer};
 use super::gre::{Headers, Protocol};
 use super::outbox::Outbox;
+use super::tun;
 
 /// WireGuard message types; the three bytes after are zero.
 pub(crate) const INITIATION: u8 = 1;
@@ -159,6 +161,9 @@ pub(crate) struct Session {
     pub id: PeerId,
     pub protection: Protection,
     pub counters: PathCounters,
+    /// Queue of the tunnel device for what comes from this peer, see [`Tun::write`]; the same
+    /// with the next keys.
+    pub queue: usize,
     state: Mutex<State>,
 }
 
@@ -277,7 +282,10 @@ impl Session {
             keepalive: keepalive.map(|interval| (interval, now + interval, 0)),
         };
         let counters = PathCounters::default();
-        Some(Self { id, protection, counters, state: Mutex::new(state) })
+        let mut hasher = DefaultHasher::new();
+        endpoint.hash(&mut hasher);
+        let queue = (hasher.finish() % tun::QUEUES as u64) as usize;
+        Some(Self { id, protection, counters, queue, state: Mutex::new(state) })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

@@ -16,10 +16,15 @@ pub(crate) struct Offloads {
     pub uso: bool,
 }
 
+/// Queues of the device. The kernel chooses one for each flow, so a flow that fills its own leaves
+/// room in the others.
+pub(crate) const QUEUES: usize = 16;
+
 /// A TUN device. It is gone when this is dropped, unless it was told to stay.
 #[derive(Debug)]
 pub(crate) struct Tun {
-    file: File,
+    /// At least one.
+    queues: Vec<File>,
     offloads: Offloads,
 }
 
@@ -32,6 +37,28 @@ impl Tun {
         if !valid {
             return Err(Error::InterfaceName(name.into()));
         }
+        let several = libc::IFF_MULTI_QUEUE;
+        let first = Self::queue(name, several).or_else(|error| match error {
+            // One with a single queue, left behind by a release before 0.2.
+            Error::InterfaceExists(_) => Self::queue(name, 0),
+            other => Err(other),
+        })?;
+        let mut queues = vec![first];
+        // Without them it works as well, but for the fairness.
+        queues.extend((1..QUEUES).map_while(|_| Self::queue(name, several).ok()));
+        let file = &queues[0];
+        let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        let uso = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+        let offloads = if set_offload(file, tso | uso).is_ok() {
+            Offloads { tso: true, uso: true }
+        } else {
+            Offloads { tso: set_offload(file, tso).is_ok(), uso: false }
+        };
+        Ok(Self { queues, offloads })
+    }
+
+    /// Attaches to a queue of the device, making the device where there is none.
+    fn queue(name: &str, several: libc::c_int) -> Result<File, Error> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -41,24 +68,17 @@ impl Tun {
                 io::ErrorKind::PermissionDenied => Error::TunPermission,
                 _ => Error::NoTun(error),
             })?;
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
         let exists = || nix::net::if_::if_nametoindex(name).is_ok();
         set_interface(&file, name, flags).map_err(|error| match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Error::TunPermission,
-            // Another process holds it; or it is no TUN device.
+            // Another process holds it; or it is no TUN device, or one of another kind.
             Some(libc::EBUSY) => Error::InterfaceExists(name.into()),
             Some(libc::EINVAL) if exists() => Error::InterfaceExists(name.into()),
             Some(libc::EINVAL) => Error::InterfaceName(name.into()),
             _ => Error::NoTun(error),
         })?;
-        let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
-        let uso = libc::TUN_F_USO4 | libc::TUN_F_USO6;
-        let offloads = if set_offload(&file, tso | uso).is_ok() {
-            Offloads { tso: true, uso: true }
-        } else {
-            Offloads { tso: set_offload(&file, tso).is_ok(), uso: false }
-        };
-        Ok(Self { file, offloads })
+        Ok(file)
     }
 
     pub(crate) fn offloads(&self) -> Offloads {
@@ -67,26 +87,27 @@ impl Tun {
 
     /// Whether the device outlives this process. One without an owner drops what is routed into it.
     pub(crate) fn set_persistent(&self, persistent: bool) {
-        if let Err(error) = set_persist(&self.file, persistent) {
+        if let Err(error) = set_persist(&self.queues[0], persistent) {
             tracing::warn!("TUN device: cannot choose whether it stays: {error}");
         }
     }
 
+    /// To be waited for; read by their places in this order.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.queues.iter().map(AsFd::as_fd)
+    }
+
     /// Reads one packet with its virtio header; `WouldBlock` when there is none.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(buffer)
+    pub(crate) fn read(&self, queue: usize, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.queues[queue]).read(buffer)
     }
 
-    /// Writes one packet.
-    pub(crate) fn write(&self, vnet: &Vnet, packet: &[u8]) -> io::Result<()> {
+    /// Writes one packet. The kernel remembers the queue, and what it has to send in the other
+    /// direction of this flow it puts there.
+    pub(crate) fn write(&self, queue: usize, vnet: &Vnet, packet: &[u8]) -> io::Result<()> {
         let vnet = vnet.encode();
-        (&self.file).write_vectored(&[IoSlice::new(&vnet), IoSlice::new(packet)]).map(drop)
-    }
-}
-
-impl AsFd for Tun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        let mut file = self.queues.get(queue).unwrap_or(&self.queues[0]);
+        file.write_vectored(&[IoSlice::new(&vnet), IoSlice::new(packet)]).map(drop)
     }
 }
 
