@@ -39,7 +39,7 @@ impl Tun {
         }
         let several = libc::IFF_MULTI_QUEUE;
         let first = Self::queue(name, several).or_else(|error| match error {
-            // One with a single queue, left behind by a release before 0.2.
+            // One with a single queue, made by another program or an earlier release.
             Error::InterfaceExists(_) => Self::queue(name, 0),
             other => Err(other),
         })?;
