@@ -431,7 +431,7 @@ async fn keepalives_of_nat_are_no_garbage() {
 #[tokio::test]
 async fn a_flood_to_one_peer_leaves_room_for_another() {
     let internet = Internet::new();
-    let [hub, b, c] = star(&internet, |_, _| {}).await;
+    let [hub, b, _c] = star(&internet, |_, _| {}).await;
     let receiver = b.namespace.udp("172.16.0.2:5000");
     let sender = hub.namespace.udp("172.16.0.1:0");
     receiver.set_nonblocking(true).unwrap();
@@ -442,7 +442,7 @@ async fn a_flood_to_one_peer_leaves_room_for_another() {
         // Bounded: some ten times of what the pings take.
         while sent < 20_000_000 && !stop.load(SeqCst) {
             // Now and then it is answered, as any exchange is: the hub learns whose flow it is.
-            if sent % 64 == 0
+            if sent.is_multiple_of(64)
                 && let Ok((_, from)) = receiver.recv_from(&mut [0; 64])
             {
                 receiver.send_to(b"go on", from).unwrap();
