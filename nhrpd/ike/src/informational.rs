@@ -65,7 +65,9 @@ impl Engine {
                 self.transmit_all(sa.port, sa.remote, &datagrams);
             }
             match sa.state {
-                State::Established(_)
+                // What was said of the addresses in IKE_SA_INIT is not true any more.
+                State::InitSent(_)
+                | State::Established(_)
                 | State::Intermediate(_)
                 | State::AuthSent(..)
                 | State::HalfOpen(_) => {
@@ -73,7 +75,7 @@ impl Engine {
                         sa.queue.push_back(Request::Update);
                     }
                 }
-                State::InitSent(_) | State::Refused | State::Closing => {}
+                State::Refused | State::Closing => {}
             }
             if sa.is_established() {
                 self.send_queued(now, &mut sa, rng);

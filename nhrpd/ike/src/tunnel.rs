@@ -11,7 +11,7 @@ use rand_core::CryptoRng;
 use crate::child::{self, Esp, Seed, Terms};
 use crate::engine::Context;
 use crate::private::{self, Offer, WireGuardPair};
-use crate::sa::{Handshake, Sa};
+use crate::sa::{Handshake, Request, Sa};
 use crate::wire::{Notify, NotifyType, Payload, Proposal, TrafficSelector};
 use crate::{Engine, EspProposal, Refusal, WireGuardKeys};
 
@@ -324,7 +324,9 @@ impl Engine {
             return Err(no_proposal("responder insists on tunnel mode; GRE needs transport mode"));
         }
         let own = self.own_address(sa.remote).map_err(|words| no_proposal(words.0))?;
-        let fits = child::grants(granted.initiator, own, sa.nat.any())
+        // Who has moved since it asked says so when the SA is up.
+        let elsewhere = sa.nat.any() || sa.queue.contains(&Request::Update);
+        let fits = child::grants(granted.initiator, own, elsewhere)
             && child::grants(granted.responder, sa.remote.ip(), sa.nat.any());
         if !fits {
             let words = "responder's traffic selectors do not hold GRE (47) between the two nodes";

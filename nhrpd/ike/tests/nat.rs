@@ -108,6 +108,23 @@ fn rfc4555_3_8_who_moves_behind_a_translator_has_its_esp_in_udp_from_then_on() {
     assert!(!encapsulated(&net.nodes[A]));
 }
 
+/// The kernel takes ESP only as its SA says, in UDP or not: both sides have to say the same.
+#[test]
+fn who_moves_during_the_handshake_is_behind_no_translator() {
+    let authority = Authority::new();
+    for millis in (5..100).step_by(10) {
+        let mut net = Net::pair_as(millis, &authority, esp(), esp());
+        net.initiate(A, B);
+        net.run(ms(millis));
+        net.nodes[A].address = address("203.0.113.7:4500");
+        net.update_addresses(A);
+        net.run(secs(5));
+        net.assert_one_sa();
+        let [a, b] = [A, B].map(|node| encapsulated(&net.nodes[node]));
+        assert!(!a && !b, "moved after {millis} ms: in UDP at A {a}, at B {b}");
+    }
+}
+
 #[test]
 fn rfc3948_4_behind_a_translator_the_peer_is_asked_in_time_for_the_mapping() {
     let config = || Config { dead_peer_interval: secs(300), ..esp() };
