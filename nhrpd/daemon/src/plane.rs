@@ -23,7 +23,10 @@ pub(crate) fn choose(config: &Config, nbma: Option<IpAddr>) -> anyhow::Result<Ch
         return Ok(Choice { kernel: false, why: "as configured".into() });
     }
     let lacking = match (nbma, config.security.mode()) {
-        (Some(IpAddr::V6(_)), _) => Some("the underlay is IPv6".to_owned()),
+        (Some(IpAddr::V6(_)), _) => Some(
+            "Linux has no multipoint GRE over IPv6 that carries, and the underlay is IPv6"
+                .to_owned(),
+        ),
         (_, Some(Tunnels::WireGuard)) => Some("it has no WireGuard of ours".to_owned()),
         // They would have to share an SA.
         (_, Some(_)) if config.dataplane == Dataplane::Auto && config.nhrp.accept_registrations => {

@@ -182,12 +182,22 @@ pub(crate) fn create(kernel: &Requests, name: &str, gre: &Gre, mtu: u16) -> Resu
     Ok(index)
 }
 
-/// Makes a device and takes it away.
+/// Makes a device and takes it away; also one that somebody was killed over.
 pub(crate) fn try_create(kernel: &Requests, name: &str, gre: &Gre) -> io::Result<()> {
-    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    let request = link(RTM_NEWLINK, flags, 0, 0, 0).put_text(IFLA_IFNAME, name);
-    kernel.execute(gre_data(request, gre))?;
-    kernel.execute(link(RTM_DELLINK, 0, 0, 0, 0).put_text(IFLA_IFNAME, name))
+    let create = || {
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+        let request = link(RTM_NEWLINK, flags, 0, 0, 0).put_text(IFLA_IFNAME, name);
+        kernel.execute(gre_data(request, gre))
+    };
+    let remove = || kernel.execute(link(RTM_DELLINK, 0, 0, 0, 0).put_text(IFLA_IFNAME, name));
+    match create() {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            remove()?;
+            create()?;
+        }
+        result => result?,
+    }
+    remove()
 }
 
 /// Gives the device another source address.

@@ -67,8 +67,8 @@ struct Listening<'a> {
 impl Listening<'_> {
     fn wait(&self) {
         let core = self.core;
-        let inherited = core.state().inherited().deadline();
-        let deadline = [self.resync_at, self.pace_at, inherited].into_iter().flatten().min();
+        let state = core.state().deadline();
+        let deadline = [self.resync_at, self.pace_at, state].into_iter().flatten().min();
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             // Round up, or the last millisecond would be spent turning round.
             let left = deadline.saturating_duration_since(Instant::now());
@@ -294,8 +294,8 @@ impl Listening<'_> {
             self.pace_at = self.adopted().then_some(now + PACE);
         }
         let mut state = self.core.state();
-        if state.inherited().deadline().is_some_and(|at| at <= now) {
-            state.converge();
+        if state.deadline().is_some_and(|at| at <= now) {
+            state.handle_timeout(now);
         }
     }
 

@@ -116,10 +116,15 @@ impl Plan {
     /// The kernel asks for a neighbour.
     pub(crate) fn ask(&mut self, address: IpAddr) {
         if self.asked.len() >= ASKED {
-            self.marked.neighbours.append(&mut self.asked);
+            self.forget_asked();
         }
         self.asked.insert(address);
         self.marked.neighbours.insert(address);
+    }
+
+    /// Whoever is still used is asked for again.
+    pub(crate) fn forget_asked(&mut self) {
+        self.marked.neighbours.append(&mut self.asked);
     }
 
     /// Something came through a path; `true`: the first time.
@@ -357,13 +362,18 @@ impl Plan {
         self.context.addresses.iter().any(|net| net.addr() == address)
     }
 
+    /// Where a host in the tunnel is.
+    pub(crate) fn known_neighbour(&self, host: IpNet) -> Option<IpAddr> {
+        let hop = self.hop_at(&host).filter(|_| is_host(&host) && self.is_inside(&host));
+        hop.map(|(_, peer)| peer.endpoint.ip())
+    }
+
     /// Where a neighbour is: hosts in the tunnel, next hops, and whom the kernel asked for.
     fn neighbour(&self, address: IpAddr) -> Option<IpAddr> {
         if self.is_own(address) {
             return None;
         }
-        let host = IpNet::from(address);
-        let known = self.hop_at(&host).filter(|_| self.is_inside(&host));
+        let known = self.known_neighbour(address.into());
         let asked = || self.asked.contains(&address).then(|| self.hop(address)).flatten();
         let via = || {
             let from = (address, IpNet::V4(Default::default()));
@@ -372,7 +382,7 @@ impl Plan {
                 all.filter(|(via, prefix)| via.is_ipv4() == prefix.addr().is_ipv4());
             same_family.find_map(|(_, prefix)| self.hop_at(prefix))
         };
-        known.or_else(asked).or_else(via).map(|(_, peer)| peer.endpoint.ip())
+        known.or_else(|| asked().or_else(via).map(|(_, peer)| peer.endpoint.ip()))
     }
 
     /// The next hop of a route.

@@ -4,6 +4,7 @@
 //! table inet nhrpd-dmvpn0 {
 //!   input (raw):      GRE of this tunnel   mark := SPI of its SA; count by NBMA address
 //!   output:           GRE of this tunnel   drop where the receiver is a group; count by NBMA address
+//!                     ICMP about it        drop
 //!   prerouting (raw): in = dmvpn0          drop unless (mark, source) is allowed; mark := 0
 //!   forward:          out = dmvpn0         clamp MSS; log multicast to us
 //!                     in = out = dmvpn0    count; log the first packet of each flow to us
@@ -25,7 +26,7 @@ use super::socket::Requests;
 use super::wire::Request;
 
 /// Changes with the rules below, so that a daemon of another version does not keep the old ones.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const RAW: i32 = -300;
 const FILTER: i32 = 0;
 const MANGLE: i32 = -150;
@@ -217,17 +218,36 @@ impl Rules {
         all
     }
 
-    /// GRE with our key, and no checksum or sequence number. The protocol comes last: `nft list`
-    /// (1.0.6) does not know GRE's header, and ends where it knows that it should.
+    /// GRE with our key, and no checksum or sequence number, in an IP packet. The protocol comes last:
+    /// `nft list` (1.0.6) does not know GRE's header, and ends where it knows that it should.
     fn ours(&self, rule: Request) -> Request {
-        let rule = ipv4(rule).header(TRANSPORT, 0, 2, R0).mask(R0, &[0xb0, 0]);
-        let rule = match self.key {
-            Some(key) => {
-                rule.equal(R0, &[0x20, 0]).header(TRANSPORT, 4, 4, R0).equal(R0, &key.to_be_bytes())
-            }
+        self.gre(ipv4(rule), 0).meta(L4PROTO, R0).equal(R0, &[libc::IPPROTO_GRE as u8])
+    }
+
+    /// The same at an offset behind the IP header.
+    fn gre(&self, rule: Request, at: u32) -> Request {
+        let rule = rule.header(TRANSPORT, at, 2, R0).mask(R0, &[0xb0, 0]);
+        match self.key {
+            Some(key) => rule
+                .equal(R0, &[0x20, 0])
+                .header(TRANSPORT, at + 4, 4, R0)
+                .equal(R0, &key.to_be_bytes()),
             None => rule.equal(R0, &[0, 0]),
-        };
-        rule.meta(L4PROTO, R0).equal(R0, &[libc::IPPROTO_GRE as u8])
+        }
+    }
+
+    /// ICMP "protocol unreachable" or "port unreachable" about GRE of this tunnel, which it quotes.
+    fn quoted(&self, rule: Request) -> Request {
+        const ICMP: u32 = 8;
+        const IP: u32 = 20;
+        let about = ipv4(rule).header(TRANSPORT, ICMP + 9, 1, R0);
+        let about = about.equal(R0, &[libc::IPPROTO_GRE as u8]);
+        self.gre(about, ICMP + IP)
+            .header(TRANSPORT, 0, 2, R0)
+            .mask(R0, &[0xff, 0xfe])
+            .equal(R0, &[3, 2])
+            .meta(L4PROTO, R0)
+            .equal(R0, &[libc::IPPROTO_ICMP as u8])
     }
 
     fn outer(&self, all: &mut Vec<Request>) {
@@ -238,6 +258,9 @@ impl Rules {
         }
         if self.secured {
             all.push(nft::rule(table, "gre-received", |r| r.inbound_spi(R0).set_mark(R0)));
+            // What came in ESP and finds no device, as while the source address changes, would be
+            // quoted in clear.
+            all.push(nft::rule(table, "gre-out", |r| self.quoted(r).verdict(DROP)));
         }
         let source =
             |r: Request| ipv4(r).header(NETWORK, 12, 4, R0).lookup(Set::Received.name(), R0);

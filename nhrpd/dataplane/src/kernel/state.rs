@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use overlay::desired::{Changes, Desired, PeerCounters, PeerId};
@@ -24,6 +24,10 @@ use crate::{Config, Error, Overhead, tunnel_mtu};
 /// GRE header with and without a key, behind an IPv4 header.
 const GRE_KEYED: u64 = 28;
 const GRE: u64 = 24;
+
+/// For how long the server stands for a neighbour until the kernel has to ask again: as long as an
+/// answer "no" keeps the overlay from asking for him.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
 
 /// The tunnel device was removed.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub(crate) struct State {
     underlay_mtu: u16,
     actual: Tables,
     inherited: Inherited,
+    /// When the neighbours that the kernel asked for are forgotten.
+    forget_at: Option<Instant>,
     /// What could not be done and why, so that it is said once.
     complaints: BTreeMap<String, String>,
     /// SPIs that were installed: none is a second time, or it would count from zero again.
@@ -121,6 +127,7 @@ impl State {
             underlay_mtu: config.underlay_mtu,
             actual: Tables::default(),
             inherited: Inherited::default(),
+            forget_at: None,
             complaints: BTreeMap::new(),
             spent: BTreeSet::new(),
             usage: Usage::default(),
@@ -227,8 +234,22 @@ impl State {
         // The kernel may have forgotten one that we believe to be there.
         self.actual.neighbours.remove(&address);
         self.plan.ask(address);
+        self.forget_at.get_or_insert(Instant::now() + ASK_AGAIN);
         self.converge();
         true
+    }
+
+    /// When [`Self::handle_timeout`] is to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        [self.inherited.deadline(), self.forget_at].into_iter().flatten().min()
+    }
+
+    /// Gives up what was for a time only.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.forget_at.take_if(|at| *at <= now).is_some() {
+            self.plan.forget_asked();
+        }
+        self.converge();
     }
 
     /// Something came through the SA: the path that it belongs to, the first time.
@@ -266,9 +287,7 @@ impl State {
 
     /// Makes these entries what they are to be; those that could not be are marked again.
     fn bring_about(&mut self, mut keys: Keys, mut target: Tables) -> BTreeSet<IpAddr> {
-        target
-            .associations
-            .retain(|id, _| self.actual.associations.contains_key(id) || !self.spent.contains(id));
+        target.associations.retain(|id, _| !self.is_lost(id));
         keys.retain_different(&self.actual, &target);
         let sas = difference(&keys.associations, &self.actual.associations, &target.associations);
         // What comes through an SA is let in before the peer can have heard of the SA.
@@ -531,15 +550,19 @@ impl State {
         }
     }
 
-    /// Packets to a prefix, but for those to longer ones in it.
+    /// Packets to a prefix, but for those to longer ones in it. To a neighbour: all that he was sent,
+    /// whose next hop he may be by a route of others.
     pub(crate) fn packets(&mut self, prefix: IpNet) -> u64 {
         let all =
             ranges::among(&self.plan.desired().forwarding, prefix.network(), prefix.broadcast());
         let own = all.filter(|range| range.prefix == prefix);
-        let elements: Vec<_> = own.map(|range| self.plan.counting(range)).collect();
-        let count = |[to, _]: &[(Set, Element); 2]| {
-            self.usage.refresh(&self.nft, &self.rules, to.0);
-            self.usage.of(to).packets
+        let elements: Vec<_> = match self.plan.known_neighbour(prefix) {
+            Some(nbma) => vec![(Set::Sent, Element { key: route::octets(nbma), end: None })],
+            None => own.map(|range| self.plan.counting(range)).map(|[to, _]| to).collect(),
+        };
+        let count = |element: &(Set, Element)| {
+            self.usage.refresh(&self.nft, &self.rules, element.0);
+            self.usage.of(element).packets
         };
         elements.iter().map(count).sum()
     }

@@ -93,6 +93,20 @@ fn who_is_not_known_yet_is_reached_through_the_server() {
     assert_eq!(tables.neighbours.get(&ip("172.16.0.2")), None, "ourselves");
 }
 
+/// A route of others may have him as its next hop long after NHRP gave up.
+#[test]
+fn the_server_stands_in_for_a_time_only() {
+    let mut plan = planned(&spoke(), &[]);
+    let asked = [ip("172.16.0.9"), ip("172.16.0.3")];
+    asked.iter().for_each(|&address| plan.ask(address));
+    plan.take_marked();
+    plan.forget_asked();
+    let marked = plan.take_marked();
+    assert_eq!(marked.neighbours, BTreeSet::from(asked));
+    let left = plan.at(&marked).neighbours;
+    assert_eq!(left, BTreeMap::from([(ip("172.16.0.3"), ip("198.18.2.10"))]), "who is known stays");
+}
+
 #[test]
 fn a_route_without_a_path_stays_in_the_tunnel() {
     let mut desired = spoke();
