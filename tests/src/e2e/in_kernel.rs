@@ -26,7 +26,16 @@ pub struct InKernel {
     pub marks: BTreeSet<u32>,
     /// NBMA addresses that nftables counts.
     pub counted: BTreeSet<IpAddr>,
+    /// Source address of the device.
+    pub source: Option<IpAddr>,
+    /// MTU of the device in bytes.
+    pub mtu: u64,
+    /// IPsec policies.
+    pub policies: usize,
 }
+
+/// Out and in, for both address families.
+const POLICIES: usize = 4;
 
 fn spi(text: &str) -> u32 {
     good("read an SPI", u32::from_str_radix(text.trim_start_matches("0x"), 16))
@@ -85,6 +94,8 @@ impl InKernel {
             }
         }
         let counted = |set| elements(scene, node, set).iter().map(parse).collect::<BTreeSet<_>>();
+        let device = json(scene, node, &format!("ip -j -d link show dev {DEVICE}"));
+        let device = device.first().unwrap_or(&Value::Null);
         let received = counted("received");
         assert_eq!(received, counted("sent"), "on {node}");
         Self {
@@ -99,6 +110,9 @@ impl InKernel {
             spis,
             marks,
             counted: received,
+            source: Some(parse(&device["linkinfo"]["info_data"]["local"])),
+            mtu: device["mtu"].as_u64().unwrap_or_default(),
+            policies: scene.run(node, "ip xfrm policy").matches("tmpl").count(),
         }
     }
 
@@ -107,7 +121,10 @@ impl InKernel {
     pub fn told(scene: &Scene, node: &str, lans: IpNet) -> Self {
         let dmvpn: Dmvpn = scene.ask(node, "show dmvpn");
         let sas: IkeSas = scene.ask(node, "show ike sa");
-        let mut told = Self::default();
+        let mut told = Self { policies: POLICIES, ..Self::default() };
+        for interface in &dmvpn.interfaces {
+            (told.source, told.mtu) = (interface.nbma, interface.mtu.into());
+        }
         let servers = dmvpn.interfaces.iter().flat_map(|interface| &interface.nhs);
         told.routes.insert(lans, servers.map(|nhs| nhs.address).next());
         for peer in peers(&dmvpn).filter(|peer| peer.state == PeerState::Up) {
@@ -136,5 +153,24 @@ impl InKernel {
                 assert_eq!(found, told, "in the kernel of {node}, and as its daemon says");
             }
         }
+    }
+
+    /// Nothing of ours is on a node, and nothing keeps GRE back.
+    #[track_caller]
+    pub fn nothing(scene: &Scene, node: &str) {
+        assert!(!scene.run(node, "ip link show").contains(DEVICE), "{node}");
+        for command in [
+            "ip xfrm state",
+            "ip xfrm policy",
+            "nft list tables",
+            "ip route show table all proto 191",
+            "ip -6 route show table all proto 191",
+            "ip neigh show nud permanent",
+            "ls -A /run/nhrpd",
+        ] {
+            assert_eq!(scene.run(node, command).trim(), "", "{command} on {node}");
+        }
+        // Where no daemon ever ran.
+        assert_eq!(scene.run(node, "ip rule"), scene.run("internet", "ip rule"), "{node}");
     }
 }

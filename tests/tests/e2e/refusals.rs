@@ -54,6 +54,7 @@ fn every_refusal_says_why_on_both_sides_and_disturbs_nobody() {
 
     let sites = [hub, good].into_iter().chain(bad.iter().map(|bad| bad.site.clone()));
     let mut scene = Scene::new("refusals", sites);
+    let recording = scene.record();
     scene.start("hub");
     scene.start("spoke-a");
     scene.registered("spoke-a");
@@ -104,4 +105,6 @@ fn every_refusal_says_why_on_both_sides_and_disturbs_nobody() {
         sas.sas.iter().map(|sa| (sa.initiator_spi, sa.responder_spi)).collect()
     };
     assert_eq!(spis(&before), spis(&after));
+    // Who is refused is silent, however much his hosts have to say.
+    recording.stop(&scene.inner()).sees_nothing();
 }

@@ -4,6 +4,7 @@
 
 #[path = "../e2e/cold_start.rs"]
 mod cold_start;
+mod flapping;
 mod mixed;
 #[path = "../e2e/moving.rs"]
 mod moving;
