@@ -109,6 +109,18 @@ pub(crate) fn doubts(config: &Config, credentials: &Credentials, wall: SystemTim
     doubts
 }
 
+/// Why packets for the overlay may leave in clear although the tunnels are protected.
+pub(crate) fn leak(config: &Config) -> Option<String> {
+    let open = config.nhrp.accept_registrations
+        && config.routes.is_empty()
+        && config.security != config::Security::None;
+    open.then(|| {
+        "routes is empty: until a spoke has registered the network behind it, what is meant for that \
+         follows this node's other routes, in clear; name these networks under routes"
+            .into()
+    })
+}
+
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

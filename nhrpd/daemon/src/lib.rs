@@ -48,7 +48,7 @@ pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
 pub fn check(path: &Path) -> anyhow::Result<String> {
     let config = config::load(path)?;
     let mut said = String::new();
-    for doubt in doubts(&config)? {
+    for doubt in doubts(&config)?.into_iter().chain(assemble::leak(&config)) {
         writeln!(said, "warning: {doubt}")?;
     }
     writeln!(said, "{}: good", path.display())?;

@@ -46,10 +46,9 @@ impl Shell {
             ));
         }
         let credentials = assemble::credentials(&config).map_err(|error| unreadable(&error))?;
-        let warnings = credentials
-            .as_ref()
-            .map(|credentials| assemble::doubts(&config, credentials, SystemTime::now()))
-            .unwrap_or_default();
+        let doubts = |credentials| assemble::doubts(&config, credentials, SystemTime::now());
+        let mut warnings = credentials.as_ref().map(doubts).unwrap_or_default();
+        warnings.extend(assemble::leak(&config));
         let told = assemble::overlay(&config, credentials.as_ref(), &self.plane)
             .map_err(|error| error.to_string())?;
         self.overlay.reconfigure(now(), told, credentials, &mut rand::rng());
@@ -160,6 +159,18 @@ log: info
     fn with(from: &str, to: &str) -> Config {
         assert!(YAML.contains(from), "{from}");
         config::parse(&YAML.replace(from, to), Path::new("x.yaml")).unwrap()
+    }
+
+    #[test]
+    fn a_hub_that_names_no_routes_is_warned_of() {
+        let said = |from, to| assemble::leak(&with(from, to));
+        assert_eq!(said("", ""), None);
+        let none = "routes: []";
+        assert!(said("routes: [192.168.0.0/16]", none).unwrap().contains("in clear"));
+        let hub = "registrations: accept";
+        let spoke =
+            YAML.replace("routes: [192.168.0.0/16]", none).replace(hub, "registrations: refuse");
+        assert_eq!(assemble::leak(&config::parse(&spoke, Path::new("x.yaml")).unwrap()), None);
     }
 
     #[test]

@@ -66,10 +66,10 @@ pub(crate) async fn run(
     keys: Option<KeyTables>,
 ) -> anyhow::Result<()> {
     let credentials = assemble::credentials(&config)?;
-    if let Some(credentials) = &credentials {
-        for doubt in assemble::doubts(&config, credentials, SystemTime::now()) {
-            tracing::warn!("{doubt}");
-        }
+    let doubts = |credentials| assemble::doubts(&config, credentials, SystemTime::now());
+    let doubts = credentials.as_ref().map(doubts).unwrap_or_default();
+    for doubt in doubts.into_iter().chain(assemble::leak(&config)) {
+        tracing::warn!("{doubt}");
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -53,6 +53,14 @@ impl Kernel {
         Ok(Self { handle, tasks: vec![tokio::spawn(connection)] })
     }
 
+    /// Whether somebody carries the packets of this device: a TUN device that its owner left
+    /// behind has no carrier.
+    pub(crate) async fn is_in_use(&self, interface: &str) -> bool {
+        let request = self.handle.link().get().match_name(interface).execute();
+        let Ok(Some(link)) = std::pin::pin!(request).try_next().await else { return false };
+        link.attributes.contains(&LinkAttribute::Carrier(1))
+    }
+
     /// Gives the device its addresses and MTU, and sets it up; its index.
     pub(crate) async fn configure(
         &self,

@@ -9,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
+use dataplane::{Config, Error, Userspace};
 use overlay::desired::{EspCipher, Event, Peer, PeerId};
 use support::{Internet, Node, drops, esp_keys, esp_pair, join, join_with, net, pair, star, until};
 
@@ -480,4 +481,17 @@ async fn a_device_with_a_single_queue_is_taken_over() {
         node.apply();
     }
     assert_eq!(a.ping("172.16.0.2", 5), 5);
+}
+
+#[tokio::test]
+async fn a_device_that_another_carries_is_refused() {
+    let internet = Internet::new();
+    let a = internet.node(1, |_| {}).await;
+    let other = Config { port: 4501, ..Config::default() };
+    let (events, _) = tokio::sync::mpsc::channel(1);
+    let home = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+    a.namespace.enter();
+    let refused = Userspace::start(other, events).await;
+    nix::sched::setns(home, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    assert!(matches!(refused, Err(Error::InterfaceExists(name)) if name == "dmvpn0"));
 }

@@ -226,9 +226,13 @@ impl Userspace {
         });
         let bound = config.source.filter(|_| config.bind_source);
         sockets.underlay_changed(bound, config.underlay_mtu, device);
+        let kernel = Kernel::connect()?;
+        // Queues can be added to a device that another process has.
+        if kernel.is_in_use(&config.interface).await {
+            return Err(Error::InterfaceExists(config.interface));
+        }
         let tun = Tun::create(&config.interface)?;
         let control = Control::new(config.source, config.underlay_mtu);
-        let kernel = Kernel::connect()?;
         let index = kernel
             .configure(&config.interface, &config.addresses, control.device_mtu(&config))
             .await?;

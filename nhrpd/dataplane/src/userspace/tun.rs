@@ -29,7 +29,8 @@ pub(crate) struct Tun {
 }
 
 impl Tun {
-    /// Makes the device, or takes over one that its former owner left behind.
+    /// Makes the device, or takes over one that its former owner left behind. Whether there still
+    /// is an owner is for the caller to know.
     pub(crate) fn create(name: &str) -> Result<Self, Error> {
         let valid = (1..=15).contains(&name.len())
             && !matches!(name, "." | "..")
