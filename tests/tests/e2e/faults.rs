@@ -114,6 +114,7 @@ fn doctor_finds_nothing_where_nothing_is_wrong_and_names_a_name() {
     let lost = Site::new(&ca, 2).set("nhs", "[{ address: 172.16.0.1, nbma: hub.example.invalid }]");
     let mut scene = Scene::new("doctor", [Site::new(&ca, 0), Site::new(&ca, 1), lost]);
     scene.start("hub");
+    scene.dmvpn("hub", "it runs", |_| true);
     let doctor = scene.run("spoke-a", "overlayctl doctor");
     assert!(doctor.starts_with("no finding\n"), "without a daemon: {doctor}");
     scene.start("spoke-a");
