@@ -34,6 +34,8 @@ const CHARON: &str = "charon-systemd {
                      cfg = 2 } }
 }
 ";
+/// ESP that we never have.
+const ODD: &str = "3des-sha512";
 const PORT: u16 = 4500;
 /// RFC 3948 §2.2: before IKE on port 4500.
 const MARKER: [u8; 4] = [0; 4];
@@ -74,7 +76,11 @@ impl Scene {
                children {{ gre {{ mode = transport
                                   local_ts = dynamic[gre]
                                   remote_ts = dynamic[gre]
-                                  esp_proposals = {esp} }} }}
+                                  esp_proposals = {esp} }}
+                         odd {{ mode = transport
+                                local_ts = dynamic[gre]
+                                remote_ts = dynamic[gre]
+                                esp_proposals = {ODD} }} }}
              }} }}"
         );
         for (file, text) in [
@@ -164,6 +170,18 @@ impl Scene {
         })
     }
 
+    /// Why there is none.
+    #[track_caller]
+    fn failed(&mut self) -> String {
+        self.until("a failure", |events| {
+            events.iter().find_map(|event| match event {
+                Event::Failed { reason, .. } => Some(reason.0.clone()),
+                Event::Established { .. } => panic!("it came up"),
+                _ => None,
+            })
+        })
+    }
+
     /// The kernel of the peer has the same keys for the same SPIs.
     #[track_caller]
     fn same_keys(&self, esp: &Esp) {
@@ -227,4 +245,48 @@ fn charon_begins(name: &str, ike: &str, esp: &str) {
 #[test]
 fn aes_cbc_with_hmac_and_modp2048_charon_begins() {
     charon_begins("they-cbc", "aes256-sha256-prfsha256-modp2048", "aes128-sha256");
+}
+
+/// RFC 7296 §1.2: the IKE SA is there without its CHILD_SA, and another one is asked for on it.
+#[test]
+fn charon_keeps_an_ike_sa_whose_child_we_refuse_and_asks_again() {
+    let ike = "aes256gcm16-prfsha256-x25519";
+    let mut scene = Scene::new("they-childless", ike, "aes256gcm16");
+    let odd = ["swanctl", "--initiate", "--child", "odd"];
+    let begun = good("start swanctl", scene.peer().start(odd));
+    let refused = scene.failed();
+    let words = "we refused the peer's tunnel: no common ESP proposal: initiator has 3des";
+    assert!(refused.starts_with(words), "{refused}");
+    until("charon knows", || (!begun.running()).then_some(()));
+    let told = begun.log().unwrap_or_default();
+    assert!(told.contains("received NO_PROPOSAL_CHOSEN notify, no CHILD_SA built"), "{told}");
+    assert!(told.contains("keeping IKE_SA"), "{told}");
+    scene.events.clear();
+
+    let begin = ["swanctl", "--initiate", "--child", "gre"];
+    let begun = good("start swanctl", scene.peer().start(begin));
+    let (_, keys) = scene.established();
+    until("charon is content", || (!begun.running()).then_some(()));
+    let told = begun.log().unwrap_or_default();
+    assert!(!told.contains("IKE_SA_INIT"), "on the same IKE SA: {told}");
+    scene.same_keys(&keys);
+}
+
+/// The same with the roles exchanged: charon proves who it is and refuses, we end it in order.
+#[test]
+fn an_ike_sa_whose_child_charon_refuses_is_deleted_by_us() {
+    let ike = "aes256gcm16-prfsha256-x25519";
+    let mut scene = Scene::new("we-childless", ike, ODD);
+    let Scene { engine, credentials, rng, .. } = &mut scene;
+    engine.initiate(Instant::now(), address("198.18.0.2:4500"), credentials, rng);
+    let refused = scene.failed();
+    assert!(refused.starts_with("peer refused our tunnel: NO_PROPOSAL_CHOSEN"), "{refused}");
+    let named = scene.events.iter().any(|event| {
+        matches!(event, Event::Failed { identity: Some(who), .. } if who.to_string() == "CN=peer")
+    });
+    assert!(named, "{:?}", scene.events);
+    until("charon has deleted it", || {
+        let known = scene.peer().run(["swanctl", "--list-sas"]).ok()?;
+        known.is_empty().then_some(())
+    });
 }

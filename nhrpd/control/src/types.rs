@@ -513,6 +513,8 @@ pub struct IpsecSa {
 pub enum IkeState {
     /// IKE_SA_INIT or IKE_AUTH is under way.
     HalfOpen,
+    /// The peer is authenticated, but what it asked to be keyed was refused (RFC 7296 §1.2).
+    Childless,
     /// Both sides are authenticated.
     Established,
 }

@@ -211,7 +211,11 @@ fn overview(page: &mut Page, shell: &mut Shell) {
     page.states(
         "ike_sas",
         "IKE SAs by state",
-        &[("half_open", IkeState::HalfOpen), ("established", IkeState::Established)],
+        &[
+            ("half_open", IkeState::HalfOpen),
+            ("childless", IkeState::Childless),
+            ("established", IkeState::Established),
+        ],
         &sas.iter().map(|sa| sa.state).collect::<Vec<_>>(),
     );
     let registered =

@@ -489,6 +489,7 @@ impl<'a> View<'a> {
                     remote: sa.remote,
                     state: match sa.state {
                         ike::SaState::Established => IkeState::Established,
+                        ike::SaState::Childless => IkeState::Childless,
                         _ => IkeState::HalfOpen,
                     },
                     initiator: sa.initiator,

@@ -1,5 +1,7 @@
 //! What both roles do with a peer that has proven its identity: decide whether the SA may live,
-//! make the keys, and tell the layer above.
+//! and tell the layer above of its tunnel.
+
+use rand_core::CryptoRng;
 
 use crate::auth::{Denial, Peer};
 use crate::child::Child;
@@ -9,9 +11,9 @@ use crate::crypto::keys::Secret;
 use crate::engine::Context;
 use crate::private::{self, Lineage};
 use crate::sa::{Established, Handshake, Request, Sa, State};
-use crate::tunnel::{Offered, TunnelKeys};
+use crate::tunnel::{NoTunnel, TunnelKeys};
 use crate::wire::{NotifyType, Payload};
-use crate::{Engine, Event, Refusal, SaId};
+use crate::{Engine, Event, Refusal, SaId, TunnelId, TunnelKind};
 
 /// An authenticated peer whose SA may live.
 pub(crate) struct Newcomer {
@@ -22,14 +24,28 @@ pub(crate) struct Newcomer {
     sk_d: Secret,
     group: &'static Group,
     ours: bool,
-    keys: TunnelKeys,
     initial_contact: bool,
 }
 
+impl Newcomer {
+    /// The state of its SA before the first tunnel.
+    pub(crate) fn established(&self, kind: TunnelKind) -> Established {
+        Established {
+            rank: self.rank.clone(),
+            instance: self.instance,
+            certificates: self.peer.certificates.clone(),
+            sk_d: self.sk_d.clone(),
+            group: self.group,
+            kind,
+            children: Vec::new(),
+            rekey_at: None,
+            theirs: None,
+        }
+    }
+}
+
 impl Engine {
-    /// What both roles check of a peer that has proven its identity, and the keys with it.
-    /// `offered` is what we asked for as the initiator; a responder gets the payloads that grant
-    /// what the peer asked for.
+    /// What both roles check of a peer that has proven its identity; `initiator` if the peer is it.
     pub(crate) fn admit(
         &mut self,
         context: &mut Context<'_>,
@@ -37,49 +53,59 @@ impl Engine {
         sa: &mut Sa,
         peer: Peer,
         payloads: &[Payload],
-        offered: Option<Offered>,
-    ) -> Result<(Vec<Payload>, Newcomer), Denial> {
-        let initiator = offered.is_some();
+        initiator: bool,
+    ) -> Result<Newcomer, Denial> {
         let identity = Some(peer.identity.clone());
         let deny = |kind, reason| Denial::new(kind, identity.clone(), reason);
         sa.mobike = private::notify(payloads, NotifyType::MOBIKE_SUPPORTED).is_some();
         let lineage = Lineage::find(payloads).filter(|_| handshake.ours);
         let instance = lineage.map(|lineage| lineage.instance);
-        let own = Lineage { instance: self.instance(context.rng), stamp: handshake.stamp };
-        let rank = handshake.rank(if initiator { Some(own) } else { lineage });
+        let own = self.lineage(handshake, context.rng);
+        let rank = handshake.rank(if initiator { lineage } else { Some(own) });
         if instance == Some(own.instance) {
             let words = "this is ourselves: the address leads back to this node";
             return Err(deny(NotifyType::AUTHENTICATION_FAILED, Refusal(words.into())));
         }
-        let replaced = self
-            .settle(&peer.identity, &rank, instance)
-            .map_err(|Superseded| deny(NotifyType::SUPERSEDED, superseded()))?;
-        if self.established.len() >= self.config.established + replaced.len() {
-            let words = format!("table of {} SAs is full", self.config.established);
-            return Err(deny(NotifyType::TEMPORARY_FAILURE, Refusal(words)));
-        }
-        let granted = match offered {
-            Some(offered) => {
-                self.take_tunnel(handshake, sa, offered, payloads).map(|keys| (Vec::new(), keys))
-            }
-            None => self.grant_tunnel(context, handshake, sa, payloads),
+        let mut newcomer = Newcomer {
+            peer,
+            rank,
+            instance,
+            replaced: Vec::new(),
+            sk_d: handshake.sk_d.clone(),
+            group: handshake.suite.group,
+            ours: handshake.ours,
+            initial_contact: private::notify(payloads, NotifyType::INITIAL_CONTACT).is_some(),
         };
-        let (mut grant, keys) = granted.map_err(|(kind, reason)| deny(kind, reason))?;
-        if handshake.ours {
-            grant.push(own.payload());
-        }
-        let initial_contact = private::notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
-        let (sk_d, group) = (handshake.sk_d.clone(), handshake.suite.group);
-        let ours = handshake.ours;
-        let newcomer =
-            Newcomer { peer, rank, instance, replaced, sk_d, group, ours, keys, initial_contact };
-        Ok((grant, newcomer))
+        self.seat(&mut newcomer).map_err(|(kind, reason)| deny(kind, reason))?;
+        Ok(newcomer)
     }
 
-    /// Both sides are authenticated.
-    pub(crate) fn establish(&mut self, context: &mut Context<'_>, sa: &mut Sa, new: Newcomer) {
-        let Newcomer { peer, rank, instance, replaced, sk_d, group, ours, keys, initial_contact } =
-            new;
+    /// Finds a place among the SAs that are up, and which of them make way.
+    pub(crate) fn seat(&mut self, newcomer: &mut Newcomer) -> Result<(), NoTunnel> {
+        let replaced = self
+            .settle(&newcomer.peer.identity, &newcomer.rank, newcomer.instance)
+            .map_err(|Superseded| (NotifyType::SUPERSEDED, superseded()))?;
+        if self.established.len() >= self.config.established + replaced.len() {
+            let words = format!("table of {} SAs is full", self.config.established);
+            return Err((NotifyType::TEMPORARY_FAILURE, Refusal(words)));
+        }
+        newcomer.replaced = replaced;
+        Ok(())
+    }
+
+    /// What we say of ourselves to one of our own nodes.
+    pub(crate) fn lineage(&mut self, handshake: &Handshake, rng: &mut dyn CryptoRng) -> Lineage {
+        Lineage { instance: self.instance(rng), stamp: handshake.stamp }
+    }
+
+    /// Both sides are authenticated, and agreed on a tunnel.
+    pub(crate) fn establish(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        new: Newcomer,
+        keys: TunnelKeys,
+    ) {
         let tunnel = self.fresh_tunnel();
         let child = match &keys {
             TunnelKeys::WireGuard(_) => None,
@@ -88,17 +114,23 @@ impl Engine {
                 Some(Child::new(tunnel, esp, sa.initiator, context.now, rekey_at))
             }
         };
+        self.announce(context, sa, new, (tunnel, keys), child);
+    }
+
+    /// Tells the layer above of an SA and its first tunnel, and ends what that replaces.
+    pub(crate) fn announce(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        new: Newcomer,
+        (tunnel, keys): (TunnelId, TunnelKeys),
+        child: Option<Child>,
+    ) {
         sa.state = State::Established(Established {
-            rank,
-            instance,
-            certificates: peer.certificates.clone(),
-            sk_d,
-            group,
-            kind: keys.kind(),
-            children: Vec::new(),
             rekey_at: self.rekey_at(context.now, context.rng),
-            theirs: None,
+            ..new.established(keys.kind())
         });
+        let Newcomer { peer, replaced, ours, initial_contact, .. } = new;
         sa.identity = Some(peer.identity.clone());
         sa.peer_auth = Some(peer.method);
         self.established.insert((peer.identity.clone(), sa.id));

@@ -139,6 +139,9 @@ impl Engine {
         payloads: &[Payload],
     ) {
         let exchange = Exchange::CREATE_CHILD_SA;
+        if matches!(sa.state, State::Childless(_)) {
+            return self.handle_first_child(context, sa, payloads);
+        }
         match self.accept_child(context, sa, payloads) {
             Ok((response, child, keys, replaces)) => {
                 self.respond(sa, exchange, &response);
@@ -148,7 +151,31 @@ impl Engine {
         }
     }
 
-    #[allow(clippy::type_complexity, reason = "used once")]
+    /// RFC 7296 §1.3.1: the first one of an SA whose IKE_AUTH made none.
+    fn handle_first_child(&mut self, context: &mut Context<'_>, sa: &mut Sa, payloads: &[Payload]) {
+        let State::Childless(mut newcomer) = std::mem::replace(&mut sa.state, State::Closing)
+        else {
+            return;
+        };
+        sa.state = State::Established(newcomer.established(TunnelKind::Esp));
+        let seated = match self.seat(&mut newcomer) {
+            Ok(()) => self.accept_child(context, sa, payloads),
+            Err(_) => Err(Notify::new(NotifyType::TEMPORARY_FAILURE, [])),
+        };
+        match seated {
+            Ok((response, child, keys, _)) => {
+                self.leave_half_open(sa);
+                self.respond(sa, Exchange::CREATE_CHILD_SA, &response);
+                self.announce(context, sa, *newcomer, (child.id, keys), Some(child));
+            }
+            Err(notify) => {
+                self.respond(sa, Exchange::CREATE_CHILD_SA, &[Payload::Notify(notify)]);
+                sa.state = State::Childless(newcomer);
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity, reason = "used twice")]
     fn accept_child(
         &mut self,
         context: &mut Context<'_>,
@@ -191,6 +218,10 @@ impl Engine {
             None => None,
         };
         let unacceptable = || refuse(NotifyType::NO_PROPOSAL_CHOSEN);
+        if !self.config.tunnels.contains(&TunnelKind::Esp) || self.check_encapsulation(sa).is_err()
+        {
+            return Err(unacceptable());
+        }
         let asked = ChildPayloads::find(payloads).ok_or_else(unacceptable)?;
         let nonce = nonce(payloads).ok_or_else(|| refuse(NotifyType::INVALID_SYNTAX))?;
         let offered = key_exchange(payloads);

@@ -162,6 +162,8 @@ pub enum SaState {
     HalfOpen,
     /// Responder: the peer was refused, and the refusal is kept for repetitions.
     Refused,
+    /// Responder: the peer is authenticated, but what it asked to be keyed was refused.
+    Childless,
     /// Both sides are authenticated.
     Established,
     /// The peer is being told that it is deleted.
@@ -176,6 +178,7 @@ impl std::fmt::Display for SaState {
             Self::AuthSent => "auth-sent",
             Self::HalfOpen => "half-open",
             Self::Refused => "refused",
+            Self::Childless => "childless",
             Self::Established => "established",
             Self::Closing => "closing",
         })
@@ -330,7 +333,7 @@ impl Engine {
                     if intermediate { Exchange::IKE_INTERMEDIATE } else { Exchange::IKE_AUTH };
                 header.exchange == due
             }
-            State::Established(_) | State::Closing => {
+            State::Childless(_) | State::Established(_) | State::Closing => {
                 repeated
                     || matches!(
                         header.exchange,
@@ -454,11 +457,18 @@ impl Engine {
         for partial in [&mut sa.partial_request, &mut sa.partial_response] {
             partial.take_if(|partial| partial.is_stale(now));
         }
-        if sa.is_half_open() {
-            if matches!(sa.state, State::HalfOpen(_)) {
+        match sa.state {
+            State::HalfOpen(_) => {
                 self.count(DropReason::HalfOpenExpired);
+                return Fate::Forget;
             }
-            return Fate::Forget;
+            State::Refused => return Fate::Forget,
+            State::Childless(_) => {
+                self.leave_half_open(sa);
+                self.begin_closing(now, sa, Request::Delete, rng);
+                return Fate::Keep;
+            }
+            _ => {}
         }
         let Some(outstanding) = &mut sa.outstanding else {
             if self.handle_child_deadlines(now, sa, rng) {
@@ -509,7 +519,7 @@ impl Engine {
                 self.fail(sa, None, Refusal(format!("{silence}: {advice}")));
             }
             State::Established(_) => self.depart(sa, format!("dead peer: {silence}")),
-            State::HalfOpen(_) | State::Refused | State::Closing => {}
+            State::HalfOpen(_) | State::Refused | State::Childless(_) | State::Closing => {}
         }
         Fate::Forget
     }
@@ -538,6 +548,7 @@ impl Engine {
                 State::AuthSent(..) => SaState::AuthSent,
                 State::HalfOpen(_) => SaState::HalfOpen,
                 State::Refused => SaState::Refused,
+                State::Childless(_) => SaState::Childless,
                 State::Established(_) => SaState::Established,
                 State::Closing => SaState::Closing,
             },
@@ -652,9 +663,16 @@ impl Engine {
         self.by_remote.remove(&(sa.remote, sa.id));
         if let Some(origin) = sa.origin {
             self.by_origin.remove(&(origin, sa.peer_spi));
-            if sa.is_half_open() {
-                self.half_open.leave(origin.ip());
-            }
+        }
+        if sa.is_half_open() {
+            self.leave_half_open(&sa);
+        }
+    }
+
+    /// An SA that we answer no longer counts against the limits of half-open ones.
+    pub(crate) fn leave_half_open(&mut self, sa: &Sa) {
+        if let Some(origin) = sa.origin {
+            self.half_open.leave(origin.ip());
         }
     }
 

@@ -37,7 +37,7 @@ impl Engine {
                 self.put(sa);
             }
             State::HalfOpen(_) => self.forget(sa),
-            State::Refused | State::Closing => self.put(sa),
+            State::Refused | State::Childless(_) | State::Closing => self.put(sa),
         }
     }
 
@@ -70,7 +70,8 @@ impl Engine {
                 | State::Established(_)
                 | State::Intermediate(_)
                 | State::AuthSent(..)
-                | State::HalfOpen(_) => {
+                | State::HalfOpen(_)
+                | State::Childless(_) => {
                     if !sa.queue.contains(&Request::Update) {
                         sa.queue.push_back(Request::Update);
                     }
@@ -131,13 +132,17 @@ impl Engine {
         answer.extend(cookie.map(|data| Payload::Notify(Notify::new(NotifyType::COOKIE2, data))));
         answer.extend((!deleted.spis.is_empty()).then_some(Payload::Delete(deleted)));
         self.respond(sa, exchange, &answer);
-        let refused = peer_refusal(&payloads)
-            .filter(|(kind, _)| *kind == NotifyType::AUTHENTICATION_FAILED)
-            .map(|(_, words)| format!("peer refused us: {words}"));
         let deleted = payloads
             .iter()
-            .any(|payload| matches!(payload, Payload::Delete(d) if d.protocol == PROTOCOL_IKE))
-            .then(|| "deleted by the peer".to_owned());
+            .any(|payload| matches!(payload, Payload::Delete(d) if d.protocol == PROTOCOL_IKE));
+        let refused = match peer_refusal(&payloads) {
+            Some((NotifyType::AUTHENTICATION_FAILED, words)) => {
+                Some(format!("peer refused us: {words}"))
+            }
+            Some((_, words)) if deleted => Some(format!("peer refused our tunnel: {words}")),
+            _ => None,
+        };
+        let deleted = deleted.then(|| "deleted by the peer".to_owned());
         if let State::Established(established) = &mut sa.state
             && deleted.is_some()
             && let Some(theirs) = established.theirs.take()

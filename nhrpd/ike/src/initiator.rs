@@ -14,10 +14,10 @@ use crate::crypto::suite::describe;
 use crate::engine::{Context, Fate};
 use crate::limits::DropReason;
 use crate::nat::PLAIN_PORT;
-use crate::private::{self, Lineage, VENDOR_ID, peer_refusal};
+use crate::private::{self, VENDOR_ID, peer_refusal};
 use crate::responder::{InitPayloads, NONCE_LEN, syntax};
 use crate::sa::{Handshake, InitSent, Request, Sa, State};
-use crate::wire::{self, Header, Notify, NotifyType, Payload};
+use crate::wire::{self, Delete, Header, Notify, NotifyType, Payload};
 use crate::{Credentials, Engine, Refusal, SaId};
 
 impl Engine {
@@ -276,8 +276,7 @@ impl Engine {
         }
         payloads.push(Payload::Notify(Notify::new(NotifyType::MOBIKE_SUPPORTED, [])));
         if handshake.ours {
-            let instance = self.instance(context.rng);
-            payloads.push(Lineage { instance, stamp: handshake.stamp }.payload());
+            payloads.push(self.lineage(&handshake, context.rng).payload());
         }
         payloads.extend(offer);
         self.send_request(context.now, sa, Request::Auth, &payloads, context.rng);
@@ -296,8 +295,15 @@ impl Engine {
         else {
             return Fate::Forget;
         };
-        if let Some((kind, words)) = payloads.as_deref().ok().and_then(peer_refusal) {
-            if kind == NotifyType::SUPERSEDED {
+        let refusal = payloads.as_deref().ok().and_then(peer_refusal);
+        let proves = |payloads: &Vec<Payload>| {
+            payloads.iter().any(|payload| matches!(payload, Payload::Authentication { .. }))
+        };
+        // RFC 7296 §1.2: one that proves who it is refuses no more than the tunnel.
+        if let Some((kind, words)) = &refusal
+            && !payloads.as_ref().is_ok_and(proves)
+        {
+            if *kind == NotifyType::SUPERSEDED {
                 self.fail_superseded(sa, None);
             } else {
                 self.fail(sa, None, Refusal(format!("peer refused us: {words}")));
@@ -306,24 +312,59 @@ impl Engine {
         }
         let newcomer = payloads.map_err(syntax).and_then(|payloads| {
             let peer = handshake.check_proof(false, &payloads, context.credentials)?;
-            self.admit(context, &handshake, sa, peer, &payloads, Some(*offered))
+            let newcomer = self.admit(context, &handshake, sa, peer, &payloads, false)?;
+            Ok((newcomer, payloads))
         });
-        match newcomer {
-            Ok((_, newcomer)) => self.establish(context, sa, newcomer),
-            Err(denial) => self.refuse_responder(context, sa, denial),
-        }
+        let ours = handshake.ours;
+        let (newcomer, payloads) = match newcomer {
+            Ok(admitted) => admitted,
+            Err(denial) => {
+                self.refuse_responder(context, sa, denial, ours);
+                return Fate::Keep;
+            }
+        };
+        let identity = Some(newcomer.peer.identity.clone());
+        let request = match refusal {
+            Some((_, words)) => {
+                self.fail(sa, identity, Refusal(format!("peer refused our tunnel: {words}")));
+                Request::Delete
+            }
+            None => match self.take_tunnel(&handshake, sa, *offered, &payloads) {
+                Ok(keys) => {
+                    self.establish(context, sa, newcomer, keys);
+                    return Fate::Keep;
+                }
+                Err((kind, reason)) => {
+                    let mut told = private::refusal(kind, &[], &reason.0, ours);
+                    told.push(Payload::Delete(Delete::ike_sa()));
+                    let words = format!("we refused the peer's tunnel: {reason}");
+                    self.fail(sa, identity, Refusal(words));
+                    Request::Refuse(told)
+                }
+            },
+        };
+        // An IKE SA without a tunnel is of no use here, and is ended as one that is up; the layer
+        // above begins anew when it wants to.
+        self.begin_closing(context.now, sa, request, context.rng);
         Fate::Keep
     }
 
     /// RFC 7296 §2.21.2: for the responder the SA is up, and it has to learn that it is not.
-    fn refuse_responder(&mut self, context: &mut Context<'_>, sa: &mut Sa, denial: Denial) {
+    fn refuse_responder(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &mut Sa,
+        denial: Denial,
+        ours: bool,
+    ) {
         let Denial { notify, identity, reason, .. } = denial;
         let request = if notify == NotifyType::SUPERSEDED {
             self.fail_superseded(sa, identity);
             Request::Delete
         } else {
             self.fail(sa, identity, Refusal(format!("we refused the peer: {reason}")));
-            Request::Refuse(reason.0)
+            let kind = NotifyType::AUTHENTICATION_FAILED;
+            Request::Refuse(private::refusal(kind, &[], &reason.0, ours))
         };
         self.begin_closing(context.now, sa, request, context.rng);
     }

@@ -173,7 +173,8 @@ impl Engine {
         let exchange = Exchange::IKE_INTERMEDIATE;
         let Some((payload, secret)) = encapsulated else {
             let words = "IKE_INTERMEDIATE holds no valid ML-KEM key";
-            self.respond(sa, exchange, &private::refusal(NotifyType::INVALID_SYNTAX, &[], words));
+            let kind = NotifyType::INVALID_SYNTAX;
+            self.respond(sa, exchange, &private::refusal(kind, &[], words, handshake.ours));
             self.fail(sa, None, Refusal(format!("we refused the peer: its {words}")));
             return Fate::Keep;
         };

@@ -227,7 +227,9 @@ pub enum Event {
         /// The peer said INITIAL_CONTACT: every older SA with this identity is stale.
         initial_contact: bool,
     },
-    /// An SA of ours did not come up; nothing of it remains.
+    /// An SA did not come up, or has no tunnel. Nothing of it remains for the layer above; but where
+    /// the peer began it and proved who it is, it may still ask for a CHILD_SA (RFC 7296 §1.2): then
+    /// comes [`Event::Established`].
     Failed {
         /// As given by [`Engine::initiate`], or of a responder SA that the peer began.
         sa: SaId,

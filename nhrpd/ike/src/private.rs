@@ -132,13 +132,11 @@ pub(crate) fn preshared_key(prf: &Prf, sk_d: &[u8], ni: &[u8], nr: &[u8]) -> Sec
     prf.expand(sk_d, &[PSK_LABEL, ni, nr], 32)
 }
 
-/// An error notify and the words that go with it.
-pub(crate) fn refusal(kind: NotifyType, data: &[u8], reason: &str) -> Vec<Payload> {
+/// An error notify and, to one of our own nodes, the words that go with it.
+pub(crate) fn refusal(kind: NotifyType, data: &[u8], reason: &str, ours: bool) -> Vec<Payload> {
     let text = &reason[..reason.floor_char_boundary(MAX_REASON)];
-    vec![
-        Payload::Notify(Notify::new(kind, data)),
-        Payload::Notify(Notify::new(NotifyType::REASON, text)),
-    ]
+    let words = ours.then(|| Payload::Notify(Notify::new(NotifyType::REASON, text)));
+    std::iter::once(Payload::Notify(Notify::new(kind, data))).chain(words).collect()
 }
 
 /// The first error notify, in words that end up in the operator's log: the peer's own words
@@ -169,10 +167,10 @@ mod tests {
 
     #[test]
     fn reason_is_cut_at_a_character_and_made_printable() {
-        let payloads = refusal(NotifyType::AUTHENTICATION_FAILED, &[], &"ü".repeat(200));
+        let payloads = refusal(NotifyType::AUTHENTICATION_FAILED, &[], &"ü".repeat(200), true);
         assert_eq!(notify(&payloads, NotifyType::REASON).unwrap().len(), MAX_REASON);
         let hostile = "red\x1b[31m\u{202e}evil\n";
-        let payloads = refusal(NotifyType::AUTHENTICATION_FAILED, &[], hostile);
+        let payloads = refusal(NotifyType::AUTHENTICATION_FAILED, &[], hostile, true);
         let (kind, words) = peer_refusal(&payloads).unwrap();
         assert_eq!(kind, NotifyType::AUTHENTICATION_FAILED);
         assert_eq!(words, "red?[31m?evil? (AUTHENTICATION_FAILED)");

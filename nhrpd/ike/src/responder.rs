@@ -12,7 +12,7 @@ use crate::limits::{DropReason, MAX_INIT_LEN};
 use crate::private::{self, VENDOR_ID};
 use crate::sa::{Handshake, Sa, State};
 use crate::wire::{self, Exchange, Header, Notify, NotifyType, Payload, Proposal};
-use crate::{Engine, Event, Identity, Refusal, TunnelKind};
+use crate::{Engine, Event, Identity, Refusal, TunnelKeys, TunnelKind};
 
 /// Bytes of our nonces (RFC 7296 §2.10: at least half of the prf's key).
 pub(crate) const NONCE_LEN: usize = 32;
@@ -219,10 +219,7 @@ impl Engine {
             (describe(&init.proposals), describe(&self.config.algorithms.proposals()));
         let theirs = private::printable(theirs.as_bytes());
         let words = format!("no common proposal: initiator has {theirs}; responder has {ours}");
-        let mut payloads = private::refusal(NotifyType::NO_PROPOSAL_CHOSEN, &[], &words);
-        if !init.ours {
-            payloads.truncate(1);
-        }
+        let payloads = private::refusal(NotifyType::NO_PROPOSAL_CHOSEN, &[], &words, init.ours);
         self.respond_unprotected((port, from), header, datagram.len(), &payloads);
         if self.strangers.admit(context.now) {
             let (sa, remote) = (self.fresh_id(), from);
@@ -249,22 +246,31 @@ impl Engine {
             return Fate::Forget;
         };
         match self.accept(context, sa, &handshake, payloads) {
-            Ok(accepted) => {
-                if let Some(origin) = sa.origin {
-                    self.half_open.leave(origin.ip());
+            Ok(Accepted { response, method, newcomer, keys }) => {
+                sa.own_auth = Some(method);
+                self.respond(sa, Exchange::IKE_AUTH, &response);
+                match keys {
+                    Ok(keys) => {
+                        self.leave_half_open(sa);
+                        self.establish(context, sa, newcomer, keys);
+                    }
+                    Err(reason) => {
+                        let identity = newcomer.peer.identity.clone();
+                        sa.identity = Some(identity.clone());
+                        sa.peer_auth = Some(newcomer.peer.method);
+                        sa.state = State::Childless(Box::new(newcomer));
+                        if let Some(reason) = reason {
+                            let words = format!("we refused the peer's tunnel: {reason}");
+                            self.fail(sa, Some(identity), Refusal(words));
+                        }
+                    }
                 }
-                sa.own_auth = Some(accepted.method);
-                self.respond(sa, Exchange::IKE_AUTH, &accepted.response);
-                self.establish(context, sa, accepted.established);
             }
             Err(denial) => {
                 let Denial { notify, data, identity, reason, own_fault } = denial;
                 sa.identity.clone_from(&identity);
                 let told = if own_fault { "trouble of its own" } else { &reason.0 };
-                let mut refusal = private::refusal(notify, &data, told);
-                if !handshake.ours {
-                    refusal.truncate(1);
-                }
+                let refusal = private::refusal(notify, &data, told, handshake.ours);
                 self.respond(sa, Exchange::IKE_AUTH, &refusal);
                 if notify == NotifyType::SUPERSEDED {
                     self.fail_superseded(sa, identity);
@@ -287,7 +293,7 @@ impl Engine {
     ) -> Result<Accepted, Denial> {
         let payloads = payloads.map_err(syntax)?;
         let peer = handshake.check_proof(true, &payloads, context.credentials)?;
-        let (grant, newcomer) = self.admit(context, handshake, sa, peer, &payloads, None)?;
+        let newcomer = self.admit(context, handshake, sa, peer, &payloads, true)?;
         let Proof { payloads: mut response, method } = handshake
             .own_proof(context.credentials, Some(&newcomer.peer))
             .map_err(|reason| Denial {
@@ -304,8 +310,22 @@ impl Engine {
         if sa.mobike {
             response.push(Payload::Notify(Notify::new(NotifyType::MOBIKE_SUPPORTED, [])));
         }
-        response.extend(grant);
-        Ok(Accepted { response, method, established: newcomer })
+        if handshake.ours {
+            response.push(self.lineage(handshake, context.rng).payload());
+        }
+        // RFC 7296 §1.2: without a tunnel the IKE SA is created all the same.
+        let keys = match self.grant_tunnel(context, handshake, sa, &payloads) {
+            Some(Ok((grant, keys))) => {
+                response.extend(grant);
+                Ok(keys)
+            }
+            Some(Err((kind, reason))) => {
+                response.extend(private::refusal(kind, &[], &reason.0, handshake.ours));
+                Err(Some(reason))
+            }
+            None => Err(None),
+        };
+        Ok(Accepted { response, method, newcomer, keys })
     }
 }
 
@@ -313,7 +333,9 @@ struct Accepted {
     response: Vec<Payload>,
     /// How we prove who we are.
     method: &'static str,
-    established: Newcomer,
+    newcomer: Newcomer,
+    /// Or why there are none; without a reason where the peer asked for nothing (RFC 6023).
+    keys: Result<TunnelKeys, Option<Refusal>>,
 }
 
 /// RFC 7296 §2.21: what a message that cannot be decoded is answered with.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 
+use crate::admission::Newcomer;
 use crate::child::Child;
 use crate::child_rekey::OwnChild;
 use crate::crossing::Rank;
@@ -21,7 +22,7 @@ use crate::private::Lineage;
 use crate::rekey::{OwnRekey, Successor};
 use crate::tunnel::{Offered, TunnelKind};
 use crate::wire::{self, Delete, Exchange, Header, Notify, NotifyType, PROTOCOL_ESP, Payload};
-use crate::{Identity, SaId, private};
+use crate::{Identity, SaId};
 
 /// Times a request is sent before its SA is given up: at 0, 0.5, 1.5, 3.5, 7.5 and 11.5 s, and
 /// the end at 15.5 s (RFC 7296 §2.4 leaves the numbers to us).
@@ -102,6 +103,9 @@ pub(crate) enum State {
     HalfOpen(Box<Handshake>),
     /// Responder: IKE_AUTH was answered with an error, which is repeated when asked again.
     Refused,
+    /// Responder: the peer is authenticated, but has no CHILD_SA yet (RFC 7296 §1.2, RFC 6023). The
+    /// layer above has not heard of it; the peer may ask for one until its time is over.
+    Childless(Box<Newcomer>),
     /// Up.
     Established(Established),
     /// Gone for the layer above; waits for the peer to confirm that it knows, or to delete it.
@@ -192,8 +196,8 @@ pub(crate) enum Request {
     DeleteChild([u8; 4]),
     /// RFC 7296 §1.4.1.
     Delete,
-    /// RFC 7296 §2.21.2: an initiator does not accept the responder.
-    Refuse(String),
+    /// RFC 7296 §2.21.2: an initiator does not accept the responder, or what it granted.
+    Refuse(Vec<Payload>),
 }
 
 impl Request {
@@ -214,9 +218,7 @@ impl Request {
                 let spis = vec![spi.to_vec()];
                 vec![Payload::Delete(Delete { protocol: PROTOCOL_ESP, spis })]
             }
-            Self::Refuse(reason) => {
-                private::refusal(NotifyType::AUTHENTICATION_FAILED, &[], reason)
-            }
+            Self::Refuse(payloads) => payloads.clone(),
         }
     }
 }
@@ -344,7 +346,7 @@ impl Sa {
 
     /// It counts against the limits of half-open SAs.
     pub(crate) fn is_half_open(&self) -> bool {
-        matches!(self.state, State::HalfOpen(_) | State::Refused)
+        matches!(self.state, State::HalfOpen(_) | State::Refused | State::Childless(_))
     }
 
     pub(crate) fn is_established(&self) -> bool {
@@ -356,7 +358,9 @@ impl Sa {
         let keepalive = if self.nat.local || self.nat.wanted { KEEPALIVE } else { Duration::MAX };
         let quiet = self.last_heard + dead_peer_interval.min(keepalive);
         match (&self.state, &self.outstanding) {
-            (State::HalfOpen(_) | State::Refused, _) => self.begun + HALF_OPEN_LIFETIME,
+            (State::HalfOpen(_) | State::Refused | State::Childless(_), _) => {
+                self.begun + HALF_OPEN_LIFETIME
+            }
             (State::Established(established), outstanding) => {
                 let children =
                     established.children.iter().filter_map(|c| c.deadline(outstanding.is_none()));

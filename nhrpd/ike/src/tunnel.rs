@@ -178,14 +178,15 @@ impl Engine {
         })
     }
 
-    /// A responder's choice: the payloads that grant it, and the keys.
+    /// A responder's choice: the payloads that grant it, and the keys; `None` where the initiator
+    /// asks for nothing.
     pub(crate) fn grant_tunnel(
         &self,
         context: &mut Context<'_>,
         handshake: &Handshake,
         sa: &Sa,
         payloads: &[Payload],
-    ) -> Result<(Vec<Payload>, TunnelKeys), NoTunnel> {
+    ) -> Option<Result<(Vec<Payload>, TunnelKeys), NoTunnel>> {
         let offer = if handshake.ours { Offer::find(payloads) } else { None };
         let asked = ChildPayloads::find(payloads);
         let mut refusal = None;
@@ -198,7 +199,7 @@ impl Engine {
                 _ => continue,
             };
             match granted {
-                Ok(granted) => return Ok(granted),
+                Ok(granted) => return Some(Ok(granted)),
                 Err(no) => _ = refusal.get_or_insert(no),
             }
         }
@@ -206,11 +207,11 @@ impl Engine {
             (Some(_), Some(_)) => "ESP or WireGuard",
             (Some(_), None) => "WireGuard",
             (None, Some(_)) => "ESP",
-            (None, None) => "no tunnel that we know",
+            (None, None) => return None,
         };
         let can: Vec<_> = self.config.tunnels.iter().map(ToString::to_string).collect();
         let words = format!("initiator can do {wants}; responder can do {}", can.join(" or "));
-        Err(refusal.unwrap_or_else(|| no_proposal(words)))
+        Some(Err(refusal.unwrap_or_else(|| no_proposal(words))))
     }
 
     fn grant_wireguard(
@@ -246,7 +247,7 @@ impl Engine {
         Ok((child_payloads(vec![proposal], initiator, responder), TunnelKeys::Esp(esp)))
     }
 
-    fn check_encapsulation(&self, sa: &Sa) -> Result<(), NoTunnel> {
+    pub(crate) fn check_encapsulation(&self, sa: &Sa) -> Result<(), NoTunnel> {
         if self.config.encapsulate && !sa.nat.any() {
             return Err(no_proposal(
                 "peer does no NAT traversal, and the ESP of this node goes in UDP only \

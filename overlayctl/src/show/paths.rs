@@ -136,6 +136,7 @@ fn write_ipsec_sa(out: &mut String, sa: &IkeSa, pair: &IpsecSa) -> fmt::Result {
 pub(super) fn write_ike_sa(out: &mut String, sa: &IkeSa, indent: &str) -> fmt::Result {
     let state = match sa.state {
         IkeState::HalfOpen => "half open",
+        IkeState::Childless => "authenticated, no CHILD_SA",
         IkeState::Established => "established",
     };
     let role = if sa.initiator { "initiator" } else { "responder" };
