@@ -1,4 +1,4 @@
-//! All IKE SAs of one node: tables, timers, and the way of a datagram to its SA.
+//! All IKE SAs of one node: timers, and the way of a datagram to its SA.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -6,18 +6,13 @@ use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 
-use crate::child::Child;
 use crate::cookie::Cookies;
-use crate::crossing::superseded;
 use crate::crypto::channel::{Channel, NotAuthentic};
 use crate::fragment::{self, Opened};
 use crate::limits::{DropReason, Drops, HalfOpen, StrangerEvents};
-use crate::nat::Nat;
-use crate::sa::{Established, Outstanding, Request, Sa, SaCounters, State, TRANSMISSIONS};
-use crate::wire::{self, Encrypted, Exchange, Header, Notify, NotifyType, Payload};
-use crate::{
-    Config, Credentials, EspCipher, Event, Identity, Output, Refusal, SaId, TunnelId, TunnelKind,
-};
+use crate::sa::{Established, Request, Sa, State, TRANSMISSIONS};
+use crate::wire::{self, Encrypted, Exchange, Header};
+use crate::{Config, Credentials, Event, Identity, Output, Refusal, SaId, TunnelId};
 
 /// A probe more often than this would be a flood.
 const SHORTEST_DEAD_PEER_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,18 +42,18 @@ pub struct Engine {
     pub(crate) config: Config,
     pub(crate) sas: BTreeMap<SaId, Box<Sa>>,
     /// By own SPI.
-    by_spi: BTreeMap<u64, SaId>,
+    pub(crate) by_spi: BTreeMap<u64, SaId>,
     /// Of a responder: by the source of IKE_SA_INIT and the initiator's SPI.
-    by_origin: BTreeMap<(SocketAddr, u64), SaId>,
-    by_remote: BTreeSet<(SocketAddr, SaId)>,
+    pub(crate) by_origin: BTreeMap<(SocketAddr, u64), SaId>,
+    pub(crate) by_remote: BTreeSet<(SocketAddr, SaId)>,
     pub(crate) established: BTreeSet<(Identity, SaId)>,
-    timers: BTreeSet<(Instant, SaId)>,
+    pub(crate) timers: BTreeSet<(Instant, SaId)>,
     pub(crate) half_open: HalfOpen,
     pub(crate) cookies: Cookies,
     pub(crate) strangers: StrangerEvents,
-    drops: Drops,
+    pub(crate) drops: Drops,
     pub(crate) outputs: VecDeque<Output>,
-    last_id: u64,
+    pub(crate) last_id: u64,
     /// Inbound SPIs of ESP.
     pub(crate) esp_spis: BTreeMap<u32, TunnelId>,
     pub(crate) last_tunnel: u64,
@@ -66,7 +61,7 @@ pub struct Engine {
     pub(crate) address: Option<IpAddr>,
     /// See [`crate::crossing`].
     pub(crate) clock: u64,
-    instance: Option<u64>,
+    pub(crate) instance: Option<u64>,
 }
 
 /// The arguments of one input.
@@ -81,117 +76,6 @@ pub(crate) struct Context<'a> {
 pub(crate) enum Fate {
     Keep,
     Forget,
-}
-
-/// One SA, for `show ike sa`.
-#[derive(Debug, Clone)]
-pub struct SaInfo {
-    /// Handle.
-    pub id: SaId,
-    /// SPI that the initiator chose.
-    pub initiator_spi: u64,
-    /// SPI that the responder chose; 0 before it has answered.
-    pub responder_spi: u64,
-    /// Where the peer is.
-    pub remote: SocketAddr,
-    /// We sent IKE_SA_INIT.
-    pub initiator: bool,
-    /// How far it is.
-    pub state: SaState,
-    /// The peer's identity; proven if the state is [`SaState::Established`].
-    pub identity: Option<Identity>,
-    /// Algorithms by their keywords, as [`crate::Algorithms::parse`] takes them:
-    /// `aes256gcm16-prfsha256-x25519-ke1_mlkem768`.
-    pub suite: Option<String>,
-    /// How we proved who we are: `pre-shared key`, `RSASSA-PSS with SHA2-256`, …
-    pub own_auth: Option<&'static str>,
-    /// How the peer did.
-    pub peer_auth: Option<&'static str>,
-    /// When it began.
-    pub begun: Instant,
-    /// When we give it new keys, where it is up; the peer may do so before.
-    pub rekey_at: Option<Instant>,
-    /// When the peer was last heard.
-    pub last_heard: Instant,
-    /// A request of ours waits for its response.
-    pub outstanding: bool,
-    /// Who is behind a translator.
-    pub nat: Nat,
-    /// Own UDP port.
-    pub port: u16,
-    /// What it keys, where it is up.
-    pub kind: Option<TunnelKind>,
-    /// Its CHILD_SAs, oldest first; none with WireGuard.
-    pub children: Vec<ChildInfo>,
-    /// What happened on it.
-    pub counters: SaCounters,
-}
-
-/// One CHILD_SA, for `show ipsec sa`.
-#[derive(Debug, Clone)]
-pub struct ChildInfo {
-    /// Handle.
-    pub tunnel: TunnelId,
-    /// What the peer sends with.
-    pub inbound: u32,
-    /// What we send with.
-    pub outbound: u32,
-    /// Its cipher.
-    pub cipher: EspCipher,
-    /// Extended sequence numbers.
-    pub esn: bool,
-    /// Name of the key exchange that its keys come from; `None` for those of IKE_AUTH, and
-    /// without perfect forward secrecy.
-    pub group: Option<&'static str>,
-    /// When it was made.
-    pub since: Instant,
-    /// When we give it new keys; `None` where it has a successor, or is being deleted.
-    pub rekey_at: Option<Instant>,
-}
-
-/// How far an SA is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SaState {
-    /// Initiator: before the response to IKE_SA_INIT.
-    InitSent,
-    /// Initiator: before the response to IKE_INTERMEDIATE.
-    Intermediate,
-    /// Initiator: before the response to IKE_AUTH.
-    AuthSent,
-    /// Responder: before IKE_INTERMEDIATE or IKE_AUTH.
-    HalfOpen,
-    /// Responder: the peer was refused, and the refusal is kept for repetitions.
-    Refused,
-    /// Responder: the peer is authenticated, but what it asked to be keyed was refused.
-    Childless,
-    /// Both sides are authenticated.
-    Established,
-    /// The peer is being told that it is deleted.
-    Closing,
-}
-
-impl std::fmt::Display for SaState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::InitSent => "init-sent",
-            Self::Intermediate => "intermediate",
-            Self::AuthSent => "auth-sent",
-            Self::HalfOpen => "half-open",
-            Self::Refused => "refused",
-            Self::Childless => "childless",
-            Self::Established => "established",
-            Self::Closing => "closing",
-        })
-    }
-}
-
-impl std::fmt::Debug for Engine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine")
-            .field("config", &self.config)
-            .field("sas", &self.sas().collect::<Vec<_>>())
-            .finish_non_exhaustive()
-    }
 }
 
 impl Engine {
@@ -533,61 +417,6 @@ impl Engine {
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
-
-    /// All SAs.
-    pub fn sas(&self) -> impl Iterator<Item = SaInfo> + '_ {
-        self.sas.values().map(|sa| SaInfo {
-            id: sa.id,
-            initiator_spi: sa.spis().0,
-            responder_spi: sa.spis().1,
-            remote: sa.remote,
-            initiator: sa.initiator,
-            state: match sa.state {
-                State::InitSent(_) => SaState::InitSent,
-                State::Intermediate(_) => SaState::Intermediate,
-                State::AuthSent(..) => SaState::AuthSent,
-                State::HalfOpen(_) => SaState::HalfOpen,
-                State::Refused => SaState::Refused,
-                State::Childless(_) => SaState::Childless,
-                State::Established(_) => SaState::Established,
-                State::Closing => SaState::Closing,
-            },
-            identity: sa.identity.clone(),
-            suite: sa.suite.map(|suite| suite.to_string()),
-            own_auth: sa.own_auth,
-            peer_auth: sa.peer_auth,
-            begun: sa.begun,
-            rekey_at: match &sa.state {
-                State::Established(established) => established.rekey_at,
-                _ => None,
-            },
-            last_heard: sa.last_heard,
-            outstanding: sa.outstanding.is_some(),
-            nat: sa.nat,
-            port: sa.port,
-            kind: match &sa.state {
-                State::Established(established) => Some(established.kind),
-                _ => None,
-            },
-            children: match &sa.state {
-                State::Established(established) => {
-                    established.children.iter().map(Child::info).collect()
-                }
-                _ => Vec::new(),
-            },
-            counters: sa.counters,
-        })
-    }
-
-    /// How often something was thrown away, for each reason.
-    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL.into_iter().map(|reason| (reason, self.drops.of(reason)))
-    }
-
-    /// SAs that count against the limits of half-open ones.
-    pub fn half_open(&self) -> usize {
-        self.half_open.len()
-    }
 }
 
 /// Checks and decrypts a datagram of an SA.
@@ -604,211 +433,4 @@ fn open(
     }
     let plain = channel.open(&encrypted).map_err(|NotAuthentic| DropReason::NotAuthentic)?;
     Ok(Opened { first: encrypted.first, fragment: encrypted.fragment, plain })
-}
-
-/// Tables and messages, for the modules that hold the exchanges.
-impl Engine {
-    pub(crate) fn fresh_id(&mut self) -> SaId {
-        self.last_id += 1;
-        SaId(self.last_id)
-    }
-
-    pub(crate) fn fresh_spi(&self, rng: &mut dyn CryptoRng) -> u64 {
-        loop {
-            let spi = rng.next_u64();
-            if spi != 0 && !self.by_spi.contains_key(&spi) {
-                return spi;
-            }
-        }
-    }
-
-    /// [`crate::private::Lineage::instance`] of this node.
-    pub(crate) fn instance(&mut self, rng: &mut dyn CryptoRng) -> u64 {
-        *self.instance.get_or_insert_with(|| rng.next_u64())
-    }
-
-    pub(crate) fn insert(&mut self, sa: Sa) {
-        let sa = Box::new(sa);
-        self.by_spi.insert(sa.local_spi, sa.id);
-        self.by_remote.insert((sa.remote, sa.id));
-        if let Some(origin) = sa.origin {
-            self.by_origin.insert((origin, sa.peer_spi), sa.id);
-        }
-        self.put(sa);
-    }
-
-    /// Takes an SA out to work on it; [`Self::put`] or [`Self::forget`] it afterwards.
-    pub(crate) fn take(&mut self, id: SaId) -> Option<Box<Sa>> {
-        self.sas.remove(&id)
-    }
-
-    /// Puts an SA back and arms its timer.
-    pub(crate) fn put(&mut self, mut sa: Box<Sa>) {
-        let deadline = sa.deadline(self.config.dead_peer_interval);
-        if sa.armed != Some(deadline) {
-            if let Some(armed) = sa.armed.replace(deadline) {
-                self.timers.remove(&(armed, sa.id));
-            }
-            self.timers.insert((deadline, sa.id));
-        }
-        self.sas.insert(sa.id, sa);
-    }
-
-    #[allow(clippy::needless_pass_by_value, reason = "nothing may hold it afterwards")]
-    pub(crate) fn forget(&mut self, sa: Box<Sa>) {
-        if let Some(armed) = sa.armed {
-            self.timers.remove(&(armed, sa.id));
-        }
-        self.by_spi.remove(&sa.local_spi);
-        self.by_remote.remove(&(sa.remote, sa.id));
-        if let Some(origin) = sa.origin {
-            self.by_origin.remove(&(origin, sa.peer_spi));
-        }
-        if sa.is_half_open() {
-            self.leave_half_open(&sa);
-        }
-    }
-
-    /// An SA that we answer no longer counts against the limits of half-open ones.
-    pub(crate) fn leave_half_open(&mut self, sa: &Sa) {
-        if let Some(origin) = sa.origin {
-            self.half_open.leave(origin.ip());
-        }
-    }
-
-    pub(crate) fn set_remote(&mut self, sa: &mut Sa, remote: SocketAddr) {
-        self.by_remote.remove(&(sa.remote, sa.id));
-        self.by_remote.insert((remote, sa.id));
-        sa.remote = remote;
-    }
-
-    pub(crate) fn with_origin(&self, origin: SocketAddr, spi: u64) -> Option<&Sa> {
-        self.by_origin.get(&(origin, spi)).and_then(|id| self.sas.get(id)).map(AsRef::as_ref)
-    }
-
-    pub(crate) fn with_remote(&self, remote: SocketAddr) -> impl Iterator<Item = &Sa> {
-        let all = (remote, SaId(0))..=(remote, SaId(u64::MAX));
-        self.by_remote.range(all).filter_map(|(_, id)| self.sas.get(id)).map(AsRef::as_ref)
-    }
-
-    pub(crate) fn with_identity(&self, identity: &Identity) -> impl Iterator<Item = &Sa> {
-        let all = (identity.clone(), SaId(0))..=(identity.clone(), SaId(u64::MAX));
-        self.established.range(all).filter_map(|(_, id)| self.sas.get(id)).map(AsRef::as_ref)
-    }
-
-    pub(crate) fn transmit(&mut self, port: u16, to: SocketAddr, datagram: Vec<u8>) {
-        self.outputs.push_back(Output::Transmit { port, to, datagram });
-    }
-
-    /// Sends a message in all its fragments.
-    pub(crate) fn transmit_all(&mut self, port: u16, to: SocketAddr, datagrams: &[Vec<u8>]) {
-        for datagram in datagrams {
-            self.transmit(port, to, datagram.clone());
-        }
-    }
-
-    pub(crate) fn event(&mut self, event: Event) {
-        self.log_esp_keys(&event);
-        self.outputs.push_back(Output::Event(event));
-    }
-
-    pub(crate) fn count(&mut self, reason: DropReason) {
-        self.drops.count(reason);
-    }
-
-    /// Tells the layer above that `sa` does not come up.
-    pub(crate) fn fail(&mut self, sa: &Sa, identity: Option<Identity>, reason: Refusal) {
-        let (sa, remote, initiator) = (sa.id, sa.remote, sa.initiator);
-        let superseded = false;
-        self.event(Event::Failed { sa, remote, initiator, identity, reason, superseded });
-    }
-
-    /// Tells it that it need not, because another SA with the same peer lives.
-    pub(crate) fn fail_superseded(&mut self, sa: &Sa, identity: Option<Identity>) {
-        let (sa, remote, initiator) = (sa.id, sa.remote, sa.initiator);
-        let (reason, superseded) = (superseded(), true);
-        self.event(Event::Failed { sa, remote, initiator, identity, reason, superseded });
-    }
-
-    /// Sends a request and starts its retransmissions.
-    pub(crate) fn send_request(
-        &mut self,
-        now: Instant,
-        sa: &mut Sa,
-        request: Request,
-        payloads: &[Payload],
-        rng: &mut dyn CryptoRng,
-    ) {
-        let exchange = match request {
-            Request::Init => Exchange::IKE_SA_INIT,
-            Request::Intermediate => Exchange::IKE_INTERMEDIATE,
-            Request::Auth => Exchange::IKE_AUTH,
-            Request::Rekey | Request::Child => Exchange::CREATE_CHILD_SA,
-            _ => Exchange::INFORMATIONAL,
-        };
-        let message_id = sa.next_request;
-        let header = sa.header(exchange, false, message_id);
-        let datagrams = sa.seal(header, payloads);
-        sa.next_request += 1;
-        sa.counters.requests_sent += 1;
-        self.transmit_all(sa.port, sa.remote, &datagrams);
-        let outstanding = Outstanding::new(request, exchange, message_id, datagrams, now, rng);
-        sa.outstanding = Some(Box::new(outstanding));
-    }
-
-    /// Sends the next waiting request, unless one is under way.
-    pub(crate) fn send_queued(&mut self, now: Instant, sa: &mut Sa, rng: &mut dyn CryptoRng) {
-        if sa.outstanding.is_none()
-            && let Some(request) = sa.queue.pop_front()
-        {
-            let mut payloads = request.informational();
-            if request == Request::Update {
-                payloads.extend(self.nat_detection(sa.spis(), sa.port, sa.remote));
-            }
-            self.send_request(now, sa, request, &payloads, rng);
-        }
-    }
-
-    /// Answers the request that [`Sa::expected_request`] has just moved past.
-    pub(crate) fn respond(&mut self, sa: &mut Sa, exchange: Exchange, payloads: &[Payload]) {
-        let header = sa.header(exchange, true, sa.expected_request - 1);
-        sa.last_response = sa.seal(header, payloads);
-        self.transmit_all(sa.port, sa.remote, &sa.last_response);
-    }
-
-    /// Answers without an SA, and never with more bytes than came: the source may be forged.
-    pub(crate) fn respond_unprotected(
-        &mut self,
-        (port, to): (u16, SocketAddr),
-        request: &Header,
-        request_len: usize,
-        payloads: &[Payload],
-    ) {
-        let header =
-            Header { version: Header::VERSION, from_initiator: false, response: true, ..*request };
-        for count in (1..=payloads.len()).rev() {
-            let datagram = wire::encode_plain(header, &payloads[..count]);
-            if datagram.len() <= request_len {
-                self.transmit(port, to, datagram);
-                return;
-            }
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn tables_are_empty(&self) -> bool {
-        self.by_spi.is_empty()
-            && self.by_origin.is_empty()
-            && self.by_remote.is_empty()
-            && self.timers.is_empty()
-            && self.half_open.len() == 0
-    }
-
-    /// RFC 7296 §2.5: to a higher version we say which one we speak.
-    fn refuse_version(&mut self, from: (u16, SocketAddr), header: &Header, datagram: &[u8]) {
-        if header.major_version() > Header::VERSION >> 4 && !header.response {
-            let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION, []);
-            self.respond_unprotected(from, header, datagram.len(), &[Payload::Notify(notify)]);
-        }
-    }
 }

@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`wire`] | the codec: messages to values and back |
 //! | `crypto` | the suite table and its negotiation, key derivation, the encrypted payload, signatures |
-//! | `engine` | tables, timers, the way of a datagram to its SA |
+//! | `engine` | timers, the way of a datagram to its SA |
+//! | `tables`, `message`, `inspect` | how an SA is found, what it sends, what is shown of it |
 //! | `initiator`, `responder` | IKE_SA_INIT and IKE_AUTH |
 //! | `intermediate` | ML-KEM between the two |
 //! | `auth`, `admission` | who the peer is, and whether its SA may live |
@@ -38,15 +39,18 @@ mod fragment;
 mod identity;
 mod informational;
 mod initiator;
+mod inspect;
 mod intermediate;
 mod key_log;
 pub mod limits;
+mod message;
 pub mod nat;
 pub mod private;
 pub mod psk;
 mod rekey;
 mod responder;
 mod sa;
+mod tables;
 mod tunnel;
 pub mod wire;
 
@@ -73,8 +77,9 @@ pub use crypto::algorithm::{
 pub use crypto::group::{ECP_256, ECP_384, Group, Kem, ML_KEM_768, MODP_2048, X25519};
 pub use crypto::keyword::{EspProposal, ProposalError};
 pub use crypto::suite::{Algorithms, Combination};
-pub use engine::{ChildInfo, Engine, SaInfo, SaState};
+pub use engine::Engine;
 pub use identity::{Identity, NotAnIdentity};
+pub use inspect::{ChildInfo, SaInfo, SaState};
 pub use key_log::KeyLog;
 pub use limits::DropReason;
 pub use sa::SaCounters;

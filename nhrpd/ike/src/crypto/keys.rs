@@ -61,8 +61,10 @@ pub(crate) struct Keys {
     pub(crate) sk_pi: Secret,
     pub(crate) sk_pr: Secret,
     pub(crate) channel: Channel,
-    /// SK_ai, SK_ar, SK_ei and SK_er, and where they are parted.
-    protection: (Secret, usize, usize),
+    /// All of them, one behind the other.
+    stream: Secret,
+    /// Octets of SK_d, of SK_ai and of SK_ei.
+    lens: (usize, usize, usize),
 }
 
 impl std::fmt::Debug for Keys {
@@ -114,21 +116,18 @@ impl Keys {
             sk_pi: Zeroizing::new(sk_pi.to_vec()),
             sk_pr: Zeroizing::new(sk_pr.to_vec()),
             channel: Channel::new(suite.encryption, suite.integrity, &outbound, &inbound),
-            protection: (
-                Zeroizing::new(stream[prf..len - 2 * prf].to_vec()),
-                integrity,
-                encryption,
-            ),
+            stream,
+            lens: (prf, integrity, encryption),
         }
     }
 
     /// SK_ai, SK_ar, SK_ei and SK_er.
     pub(crate) fn protection(&self) -> [&[u8]; 4] {
-        let (all, integrity, encryption) = &self.protection;
-        let (ai, rest) = all.split_at(*integrity);
-        let (ar, rest) = rest.split_at(*integrity);
-        let (ei, er) = rest.split_at(*encryption);
-        [ai, ar, ei, er]
+        let (prf, integrity, encryption) = self.lens;
+        let (ai, rest) = self.stream[prf..].split_at(integrity);
+        let (ar, rest) = rest.split_at(integrity);
+        let (ei, rest) = rest.split_at(encryption);
+        [ai, ar, ei, &rest[..encryption]]
     }
 }
 
