@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use control::{Cache, Dmvpn, NhsState, Peer, PeerState};
@@ -239,6 +239,18 @@ impl Scene {
         good("read /proc", std::fs::read_to_string(format!("/proc/{pid}/{file}")))
     }
 
+    /// CPU time that the threads of a daemon have used.
+    #[track_caller]
+    pub fn cpu(&self, node: &str) -> Duration {
+        let pid = self.daemons.get(node).map(Daemon::pid).unwrap_or_default();
+        let threads = good("read /proc", std::fs::read_dir(format!("/proc/{pid}/task")));
+        let nanoseconds = threads.flatten().filter_map(|thread| {
+            let spent = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            spent.split(' ').next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(nanoseconds.sum())
+    }
+
     /// Memory of a daemon in KiB, by its name in /proc/PID/status.
     #[track_caller]
     pub fn memory_kib(&self, node: &str, name: &str) -> u64 {
@@ -256,6 +268,13 @@ impl Drop for Scene {
             }
         }
     }
+}
+
+/// The optimised nhrpd, where it has been built.
+pub fn release() -> Option<PathBuf> {
+    let debug = good("find nhrpd", lab::program("nhrpd"));
+    let release = debug.parent()?.parent()?.join("release/nhrpd");
+    release.is_file().then_some(release)
 }
 
 /// The value, or a panic that says what was tried.

@@ -1,24 +1,19 @@
 //! A million datagrams from somebody on the same network who has recorded everything and can forge
 //! any sender.
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
 
 use control::{Dmvpn, IkeSas, Spi};
-use lab::{Addresses, Interface, NodeTopology, Recorded};
+use lab::Recorded;
 use overlay_tests::e2e::{Ca, Numbers, Scene, Site, go_direct, is_up};
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
-use socket2::{Domain, Protocol, Socket, Type};
+use rand_core::Rng;
+
+use crate::stranger::{BURST, PORT, Stranger, Told, obey, read_by, settle};
 
 /// Datagrams at each of the two victims.
 const DATAGRAMS: u32 = 1_000_000;
-const BURST: u32 = 1_000;
-/// Bytes that may wait in the victim's socket when the next burst begins.
-const BACKLOG: u64 = 64 << 10;
 const MARGIN_KIB: u64 = 2 << 10;
-const PORT: u16 = 4500;
 /// Seen on the way to the victim: sender, payload.
 type Seen = (Ipv4Addr, Vec<u8>);
 
@@ -28,15 +23,8 @@ fn a_million_hostile_datagrams_cost_neither_memory_nor_sessions() {
     let ca = Ca::new("Overlay CA");
     let mut scene =
         Scene::with("hostile", (0..=2).map(|number| Site::new(&ca, number)), |topology| {
-            for (stranger, number, link) in
-                [("stranger-0", 0, "hub-wan"), ("stranger-1", 1, "a-wan")]
-            {
-                let address = Addresses::One(numbers.underlay(number, 66));
-                let eth0 = Interface { link: link.into(), address };
-                let interfaces = [("eth0".to_owned(), eth0)].into();
-                let node = NodeTopology { interfaces, ..NodeTopology::default() };
-                topology.nodes.insert(stranger.into(), node);
-            }
+            settle(topology, 0, "hub-wan");
+            settle(topology, 1, "a-wan");
         });
     let recording = scene.record();
     scene.start_all();
@@ -81,43 +69,17 @@ fn spis(sas: &IkeSas) -> Vec<(SocketAddr, Spi, Spi)> {
 
 /// Lets the stranger send, not faster than the victim reads.
 fn storm(scene: &Scene, number: u8, victim: &str, address: Ipv4Addr, seen: &[Recorded]) {
-    let mut stranger = Stranger::start(scene, number, address, &on_the_way(seen, address));
+    let helper = "hostile::helper_that_sends";
+    let knows = on_the_way(seen, address);
+    let mut stranger = Stranger::start(scene, (number, victim), helper, &knows);
     let before = read_by(scene, victim);
     for _ in 0..DATAGRAMS / BURST {
-        while waiting(scene, victim) > BACKLOG {
-            std::thread::yield_now();
-        }
-        stranger.burst();
+        stranger.paced_burst();
     }
     stranger.end();
-    while waiting(scene, victim) > 0 {
-        std::thread::yield_now();
-    }
     let read = read_by(scene, victim) - before;
     println!("{victim} read {read} datagrams, those of its peers among them");
     assert!(read >= u64::from(DATAGRAMS) / 100 * 95, "{victim}: most were lost on the way");
-}
-
-/// Bytes that wait in a daemon's UDP socket (proc_net_udp).
-fn waiting(scene: &Scene, node: &str) -> u64 {
-    let of = |table: &str| -> Option<u64> {
-        let table = scene.proc(node, table);
-        let line = table.lines().find(|line| line.contains(&format!(":{PORT:04X} ")))?;
-        let (_, waiting) = line.split_whitespace().nth(4)?.split_once(':')?;
-        u64::from_str_radix(waiting, 16).ok()
-    };
-    of("net/udp").unwrap_or_default() + of("net/udp6").unwrap_or_default()
-}
-
-/// Datagrams that programs on a node have read from their sockets.
-fn read_by(scene: &Scene, node: &str) -> u64 {
-    let table = scene.proc(node, "net/snmp");
-    let numbers = table.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1);
-    let first = numbers.and_then(|numbers| numbers.split(' ').next());
-    let v4: u64 = first.and_then(|number| number.parse().ok()).unwrap_or_default();
-    let table = scene.proc(node, "net/snmp6");
-    let v6 = table.lines().find_map(|line| line.strip_prefix("Udp6InDatagrams"));
-    v4 + v6.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or_default()
 }
 
 /// What was seen on the way to the victim: sender, length, payload.
@@ -149,81 +111,19 @@ fn read_seen(mut rest: &[u8]) -> Vec<Seen> {
     seen
 }
 
-/// The process that sends, on its own node.
-struct Stranger {
-    process: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Stranger {
-    fn start(scene: &Scene, number: u8, victim: Ipv4Addr, seen: &[u8]) -> Self {
-        let program = std::env::current_exe().unwrap();
-        let test = "hostile::helper_that_sends";
-        let node = scene.node(&format!("stranger-{number}"));
-        let own = Numbers::default().underlay(number, 66).addr();
-        let mut command: Command =
-            node.command([program.as_os_str(), "--exact".as_ref(), test.as_ref()]);
-        let mut process = command
-            .arg("--nocapture")
-            .env("HOSTILE", format!("{own} {victim} {}", seen.len()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        process.stdin.as_mut().unwrap().write_all(seen).unwrap();
-        let mut stranger = Self { process, output };
-        stranger.hear();
-        stranger
-    }
-
-    fn burst(&mut self) {
-        self.process.stdin.as_mut().unwrap().write_all(b"x").unwrap();
-        self.hear();
-    }
-
-    /// Waits until it says that it is done.
-    fn hear(&mut self) {
-        let mut line = String::new();
-        while !line.ends_with("sent\n") {
-            line.clear();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the stranger is gone");
-        }
-    }
-
-    fn end(mut self) {
-        drop(self.process.stdin.take());
-        assert!(self.process.wait().unwrap().success());
-    }
-}
-
 /// Not a test by itself: what the stranger does.
 #[test]
 fn helper_that_sends() {
-    let Ok(told) = std::env::var("HOSTILE") else { return };
-    let words: Vec<_> = told.splitn(3, ' ').collect();
-    let own: Ipv4Addr = words[0].parse().unwrap();
-    let victim: Ipv4Addr = words[1].parse().unwrap();
-    let mut seen = vec![0; words[2].parse().unwrap()];
-    std::io::stdin().read_exact(&mut seen).unwrap();
-    let seen = read_seen(&seen);
-    let is_esp = |payload: &[u8]| payload.len() > 64 && payload[1..4] != [0; 3];
-    assert!(seen.iter().any(|(_, payload)| is_esp(payload)));
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).unwrap();
-    socket.set_header_included_v4(true).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(u64::from(u32::from(victim)));
-    println!("sent");
-    let mut word = [0];
-    while std::io::stdin().read(&mut word).unwrap() == 1 {
-        for _ in 0..BURST {
-            let (from, payload) = hostile(&mut rng, own, &seen);
-            let packet = packet(from, victim, &payload, &mut rng);
-            let to = SocketAddr::from((victim, PORT));
-            // A full queue of the device is no reason to stop.
-            let _ = socket.send_to(&packet, &to.into());
+    obey(|Told { own, knows, .. }| {
+        let seen = read_seen(&knows);
+        let is_esp = |payload: &[u8]| payload.len() > 64 && payload[1..4] != [0; 3];
+        assert!(seen.iter().any(|(_, payload)| is_esp(payload)));
+        move |rng| {
+            let (from, payload) = hostile(rng, own, &seen);
+            let port = if rng.next_u32().is_multiple_of(2) { PORT } else { rng.next_u32() as u16 };
+            ((from, port).into(), payload)
         }
-        println!("sent");
-    }
+    });
 }
 
 /// The next datagram and whom it pretends to be from.
@@ -284,18 +184,4 @@ fn hostile(rng: &mut ChaCha8Rng, own: Ipv4Addr, seen: &[Seen]) -> Seen {
             (if kind == 8 { from } else { own }, payload)
         }
     }
-}
-
-/// IPv4 and UDP around it; the kernel fills in checksum and length.
-fn packet(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
-    let port = if rng.next_u32().is_multiple_of(2) { PORT } else { rng.next_u32() as u16 };
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
-    packet.extend(from.octets());
-    packet.extend(to.octets());
-    packet.extend(port.to_be_bytes());
-    packet.extend(PORT.to_be_bytes());
-    packet.extend((payload.len() as u16 + 8).to_be_bytes());
-    packet.extend([0, 0]);
-    packet.extend(payload);
-    packet
 }

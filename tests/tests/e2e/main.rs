@@ -4,6 +4,7 @@
 
 mod cold_start;
 mod faults;
+mod flood;
 mod hardening;
 mod hostile;
 mod ipv6;
@@ -19,4 +20,5 @@ mod rekey;
 mod reload;
 mod restarts;
 mod seed;
+mod stranger;
 mod wireguard;

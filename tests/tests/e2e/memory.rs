@@ -1,8 +1,6 @@
 //! What a spoke with nothing to do costs.
 
-use std::path::PathBuf;
-
-use overlay_tests::e2e::{Ca, Scene, Site, good};
+use overlay_tests::e2e::{Ca, Scene, Site, good, release};
 
 /// Resident, all in all.
 const RESIDENT_KIB: u64 = 12_000_000 / 1024;
@@ -34,11 +32,4 @@ fn an_idle_spoke_is_small() {
     println!("release: {size} bytes on disk; idle spoke {resident} KiB resident");
     assert!(size <= FILE, "{size} bytes");
     assert!(resident <= RESIDENT_KIB, "{resident} KiB");
-}
-
-/// The optimised program, where it has been built.
-fn release() -> Option<PathBuf> {
-    let debug = good("find nhrpd", lab::program("nhrpd"));
-    let release = debug.parent()?.parent()?.join("release/nhrpd");
-    release.is_file().then_some(release)
 }
