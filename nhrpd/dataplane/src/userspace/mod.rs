@@ -17,6 +17,8 @@ pub(crate) mod counters;
 mod egress;
 mod esp;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gre;
 mod icmp;
 mod ingress;

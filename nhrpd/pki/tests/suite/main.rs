@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 mod common;
+mod fuzz_bodies;
 mod load;
 mod openssl;
 mod verify;
