@@ -247,3 +247,26 @@ fn handshake_survives_loss_duplication_and_reordering() {
         }
     }
 }
+
+#[test]
+fn rfc7296_2_4_initial_contact_is_said_by_who_knows_of_no_other_sa_and_by_nobody_else() {
+    let said = |net: &Net| {
+        let mut said = net.nodes[B].events.iter().filter_map(|event| match event {
+            Event::Established { initial_contact, .. } => Some(*initial_contact),
+            _ => None,
+        });
+        said.next_back().expect("an SA")
+    };
+    let mut net = Net::pair(1);
+    net.initiate(A, B);
+    net.settle();
+    assert!(said(&net), "at first");
+    net.initiate(A, B);
+    net.settle();
+    assert!(!said(&net), "beside another one");
+    net.restart(A);
+    net.initiate(A, B);
+    net.settle();
+    assert!(said(&net), "after a restart");
+    net.assert_one_sa();
+}

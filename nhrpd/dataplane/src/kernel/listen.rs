@@ -17,10 +17,8 @@ use super::wire::{Message, messages};
 use super::xfrm::Told;
 use super::{Core, log, packet, route, rules, xfrm};
 use crate::userspace::counters::Reason;
-use crate::userspace::limit::{First, PerSource};
+use crate::userspace::limit::{First, IkeGate};
 
-/// IKE messages per second from one address, and at once.
-const IKE: (u32, u32) = (200, 400);
 /// Datagrams taken from one socket before the others have their turn.
 const BATCH: usize = 64;
 /// One change of a routing daemon is many notifications.
@@ -38,7 +36,7 @@ pub(crate) fn run(core: &Core) {
         core,
         buffer: vec![0; 64 << 10],
         datagram: Vec::new(),
-        ike: PerSource::new(1024, IKE.0, IKE.1, now),
+        ike: IkeGate::new(now),
         unroutable: First::new(1024, UNROUTABLE, 200, now),
         resync_at: None,
         pace_at: Some(now + PACE),
@@ -56,7 +54,7 @@ struct Listening<'a> {
     core: &'a Core,
     buffer: Vec<u8>,
     datagram: Vec<u8>,
-    ike: PerSource,
+    ike: IkeGate,
     unroutable: First,
     /// Something of ours may have been changed by others.
     resync_at: Option<Instant>,
@@ -269,7 +267,7 @@ impl Listening<'_> {
                 core.drops.count(Reason::UnknownDatagram);
                 continue;
             };
-            if !self.ike.take(from.ip(), Instant::now()) {
+            if !self.ike.admits(&core.events, from.ip(), datagram, Instant::now()) {
                 core.drops.count(Reason::IkeRate);
                 continue;
             }

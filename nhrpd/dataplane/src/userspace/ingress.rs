@@ -18,7 +18,7 @@ use super::forward::{Arrival, Via};
 use super::gre::{self, Headers, Protocol};
 use super::icmp;
 use super::ip::{self, Header};
-use super::limit::{Bucket, First, PerSource};
+use super::limit::{Bucket, First, IkeGate, PerSource};
 use super::outbox::Outbox;
 use super::peers::{COOKIE, DATA, INITIATION, MESSAGE, Path, Protection, RESPONSE};
 use super::socket::Socket;
@@ -34,9 +34,8 @@ const TICK: Duration = Duration::from_millis(250);
 const HEADROOM: usize = Headers::MAX;
 /// ICMP errors per second.
 const ERRORS: u32 = 100;
-/// Handshake messages and IKE messages per second from one address, and at once.
+/// Handshake messages per second from one address, and at once.
 const HANDSHAKES: (u32, u32) = (100, 200);
-const IKE: (u32, u32) = (200, 400);
 /// Handshake initiations and ESP packets that wait for their session, and how long. A peer sends
 /// the first right behind the last message of IKE: it may be here before the control plane has
 /// read that one.
@@ -105,7 +104,7 @@ struct Ingress<'a> {
     scratch: Vec<u8>,
     now: Instant,
     handshakes: PerSource,
-    ike: PerSource,
+    ike: IkeGate,
     trials: Bucket,
     redirects: First,
     unknown: First,
@@ -147,7 +146,7 @@ impl<'a> Ingress<'a> {
             scratch: vec![0; HEADROOM + BUFFER + 64],
             now,
             handshakes: PerSource::new(1024, HANDSHAKES.0, HANDSHAKES.1, now),
-            ike: PerSource::new(1024, IKE.0, IKE.1, now),
+            ike: IkeGate::new(now),
             trials: Bucket::new(TRIALS, now),
             redirects: First::new(1024, REDIRECT, 500, now),
             unknown: First::new(256, Duration::from_secs(5), 10, now),
@@ -216,9 +215,7 @@ impl<'a> Ingress<'a> {
     }
 
     fn ike(&mut self, from: SocketAddr, message: &[u8]) -> Result<(), Reason> {
-        // Strangers never fill more than half of the queue.
-        let room = self.core.events.capacity() * 2 > self.core.events.max_capacity();
-        if !room || !self.ike.take(from.ip(), self.now) {
+        if !self.ike.admits(&self.core.events, from.ip(), message, self.now) {
             return Err(Reason::IkeRate);
         }
         let port = self.core.config.port;

@@ -1,7 +1,11 @@
 //! Rate limits in bounded memory.
 
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use overlay::desired::Event;
+use tokio::sync::mpsc;
 
 /// So many at once, then so many per second.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +61,49 @@ impl PerSource {
     }
 }
 
+/// IKE messages per second from one address, and at once.
+const IKE: (u32, u32) = (200, 400);
+/// Addresses that are told apart.
+const SOURCES: usize = 1024;
+
+/// Which IKE messages the control plane hears. Anybody can send first ones from anywhere: they leave
+/// room in its queue for those who have shown that they receive what is sent to them, and these for
+/// what the data plane has to say itself.
+#[derive(Debug)]
+pub(crate) struct IkeGate {
+    first: PerSource,
+    further: PerSource,
+}
+
+impl IkeGate {
+    pub(crate) fn new(now: Instant) -> Self {
+        let each = || PerSource::new(SOURCES, IKE.0, IKE.1, now);
+        Self { first: each(), further: each() }
+    }
+
+    /// Whether this message may come in.
+    pub(crate) fn admits(
+        &mut self,
+        events: &mpsc::Sender<Event>,
+        from: IpAddr,
+        message: &[u8],
+        now: Instant,
+    ) -> bool {
+        let (room, all) = (events.capacity(), events.max_capacity());
+        if is_first(message) {
+            4 * room > 3 * all && self.first.take(from, now)
+        } else {
+            2 * room > all && self.further.take(from, now)
+        }
+    }
+}
+
+/// No SPI of ours (RFC 7296 §3.1), and no notify in front, where a cookie would be (§2.6).
+fn is_first(message: &[u8]) -> bool {
+    const NOTIFY: u8 = 41;
+    message.get(8..17).is_some_and(|part| part[..8] == [0; 8] && part[8] != NOTIFY)
+}
+
 /// Lets the first of each kind pass, and the next one when `interval` is over; at most `rate`
 /// per second of all kinds.
 #[derive(Debug)]
@@ -109,6 +156,33 @@ mod tests {
         assert!(granted(200));
         // A long silence gives the burst, not more.
         assert_eq!([0; 4].map(|_| granted(1 << 40)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn first_messages_of_strangers_leave_room_for_who_has_an_answer() {
+        let now = Instant::now();
+        let mut gate = IkeGate::new(now);
+        let (events, mut queue) = mpsc::channel(16);
+        let message = |responder: u8, payload: u8| {
+            let mut message = [1; 28];
+            message[8..16].fill(responder);
+            message[16] = payload;
+            message
+        };
+        let (security_association, notify) = (33, 41);
+        let mut fill = |message: [u8; 28]| {
+            let from = |n: u8| IpAddr::from([11, 0, 0, n]);
+            let enter = || events.try_send(Event::Unknown { from: ([11, 0, 0, 1], 1).into() });
+            let admitted = (0..32).take_while(|&n| gate.admits(&events, from(n), &message, now));
+            admitted.map(|_| enter().unwrap()).count()
+        };
+        assert_eq!(fill(message(0, security_association)), 4);
+        assert_eq!(fill(message(0, notify)), 4, "with a cookie");
+        assert_eq!(fill(message(7, security_association)), 0);
+        queue.try_recv().unwrap();
+        assert_eq!(fill(message(0, security_association)), 0);
+        assert_eq!(fill(message(7, security_association)), 1, "of an SA");
+        assert!(!is_first(&[0; 16]), "cut short");
     }
 
     #[test]
