@@ -15,6 +15,8 @@ mod types;
 
 pub use client::{Client, ClientError, Monitor};
 pub use protocol::{DESCRIPTION, Failure, INTERFACE, Request};
+#[cfg(any(test, fuzzing))]
+pub use server::fuzz;
 pub use server::{Call, Handler, Publisher, Server};
 pub use socket::{BindError, Socket};
 pub use types::*;

@@ -315,6 +315,23 @@ fn describe(method: &str, parameters: &Value) -> Result<Value, Failure> {
     }
 }
 
+/// What a fuzz target does with its bytes: one message of a client, without the zero byte behind it.
+#[cfg(any(test, fuzzing))]
+pub mod fuzz {
+    use super::{Message, Request, describe};
+
+    /// A request, or a refusal that names what is wrong.
+    pub fn request(bytes: &[u8]) {
+        let Ok(Message { method, parameters, .. }) = serde_json::from_slice(bytes) else { return };
+        if let Ok(request) = Request::from_call(&method, &parameters) {
+            let again = request.to_call();
+            assert_eq!(again["method"], method.as_str());
+            assert_eq!(Request::from_call(&method, &again["parameters"]), Ok(request));
+        }
+        let _ = describe(method.trim_start_matches("org.varlink.service."), &parameters);
+    }
+}
+
 fn message(value: &impl Serialize) -> Vec<u8> {
     // Our own types: no map with keys that are not strings, no failing Serialize.
     let mut bytes = serde_json::to_vec(value).unwrap_or_default();
@@ -339,6 +356,26 @@ mod tests {
         client.read_to_string(&mut reply).await.unwrap();
         serving.await.unwrap();
         (reply, calls.try_recv().is_ok())
+    }
+
+    #[test]
+    fn whatever_a_client_sends_is_a_request_or_refused() {
+        use proptest::prelude::*;
+        let calls = [
+            r#"{"method":"nhrpd.Control.Trace","parameters":{"address":"2001:db8::1"}}"#,
+            r#"{"method":"nhrpd.Control.ShowDmvpn"}"#,
+            r#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"a"}}"#,
+        ];
+        calls.iter().for_each(|call| fuzz::request(call.as_bytes()));
+        let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+        proptest!(|(call in prop::sample::select(calls.to_vec()), changes in changes)| {
+            let mut bytes = call.as_bytes().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            fuzz::request(&bytes);
+        });
     }
 
     #[test]

@@ -80,9 +80,9 @@ pub fn inner(bytes: &[u8]) {
     let mut written = 0;
     let mut coalescer = Coalescer::new(Offloads { tso: true, uso: true });
     for _ in 0..3 {
-        coalescer.push(&header, &packet, &mut |_, packet| written += packet.len());
+        coalescer.push(0, &header, &packet, &mut |_, _: &_, packet: &[u8]| written += packet.len());
     }
-    coalescer.flush(&mut |_, packet| written += packet.len());
+    coalescer.flush(&mut |_, _: &_, packet: &[u8]| written += packet.len());
     assert!(packet.len() <= written && written <= 3 * packet.len());
     let left = ip::decrement_ttl(&mut packet);
     assert_eq!(left, header.ttl > 1);
