@@ -2,6 +2,7 @@
 
 mod childless;
 mod garbled;
+mod notifies;
 
 use std::net::SocketAddr;
 
