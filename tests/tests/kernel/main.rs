@@ -18,4 +18,5 @@ mod rekey;
 mod repair;
 #[path = "../e2e/restarts.rs"]
 mod restarts;
+mod routing;
 mod tables;
