@@ -77,6 +77,10 @@ pub enum Vm {
         /// CPUs of the machine
         #[arg(long, value_name = "N", default_value_t = 2)]
         cpus: u32,
+        /// Its clock counts instructions, 1 ns each, for measurements that do not depend on this
+        /// machine's load; slower
+        #[arg(long)]
+        icount: bool,
         /// A folder in which changes stay (can be given several times)
         #[arg(long, value_name = "FOLDER")]
         write: Vec<PathBuf>,

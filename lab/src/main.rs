@@ -24,9 +24,9 @@ fn main() -> ExitCode {
         Action::Exec { node, command } => exec(name, &node, &command),
         Action::Capture { link, file } => record(name, &link, &file),
         Action::Vm(Vm::Prepare) => vm::prepare(),
-        Action::Vm(Vm::Run { timeout, memory, cpus, write, command }) => {
+        Action::Vm(Vm::Run { timeout, memory, cpus, icount, write, command }) => {
             let timeout = Duration::from_secs(timeout);
-            match machine(timeout, memory, cpus, &write, command) {
+            match machine(timeout, memory, cpus, icount, &write, command) {
                 Ok(status) => return ExitCode::from(status),
                 Err(error) => Err(error),
             }
@@ -47,6 +47,7 @@ fn machine(
     timeout: Duration,
     memory: u32,
     cpus: u32,
+    icount: bool,
     write: &[PathBuf],
     command: Vec<OsString>,
 ) -> Result<u8, Error> {
@@ -56,7 +57,7 @@ fn machine(
             .map_err(|source| Error::Io { what: format!("find {}", folder.display()), source })
     };
     let writable = write.iter().map(absolute).collect::<Result<_, _>>()?;
-    vm::Machine { command, timeout, memory, cpus, writable }.run()
+    vm::Machine { command, timeout, memory, cpus, icount, writable }.run()
 }
 
 fn up(name: Option<&str>, file: &std::path::Path) -> Result<(), Error> {

@@ -40,6 +40,9 @@ pub struct Machine {
     pub memory: u32,
     /// Number of CPUs.
     pub cpus: u32,
+    /// The machine's clock counts instructions, a nanosecond each, and runs on where there is nothing
+    /// to do: what it measures does not depend on what else its host does.
+    pub icount: bool,
     /// Folders of the host in which the command's changes stay; absolute.
     pub writable: Vec<PathBuf>,
 }
@@ -140,7 +143,12 @@ impl Machine {
         command.args(["--pdeathsig", "KILL", "--", QEMU]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         command.args(["-machine", "q35", "-cpu", "max,la57=off"]);
-        command.args(["-accel", "tcg,thread=multi,tb-size=512"]);
+        if self.icount {
+            command.args(["-accel", "tcg,thread=single,tb-size=512"]);
+            command.args(["-icount", "shift=0,sleep=off"]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi,tb-size=512"]);
+        }
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
         command.arg("-kernel").arg(&tree.kernel).args(["-initrd", "/dev/stdin"]);
         command.args([

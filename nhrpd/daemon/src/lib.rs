@@ -6,6 +6,7 @@ pub mod config;
 mod event;
 mod expiry;
 mod harden;
+mod kept;
 mod key_log;
 mod log;
 mod metrics;

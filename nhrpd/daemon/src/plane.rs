@@ -9,6 +9,7 @@ use overlay::desired::Event;
 use tokio::sync::mpsc;
 
 use crate::config::{Config, Dataplane, Security, Tunnels};
+use crate::kept;
 
 /// One of the two, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,14 +45,18 @@ pub(crate) fn choose(config: &Config, nbma: Option<IpAddr>) -> anyhow::Result<Ch
     }
 }
 
-/// Starts it.
+/// Starts it, with the socket that systemd has kept over a restart. What the plane has then, systemd
+/// keeps for the next one.
 pub(crate) async fn start(
     choice: &Choice,
     config: dataplane::Config,
     events: mpsc::Sender<Event>,
 ) -> Result<DataPlane, dataplane::Error> {
-    match choice.kernel {
-        true => DataPlane::kernel(config, events).await,
-        false => DataPlane::userspace(config, events).await,
-    }
+    let kept = kept::take();
+    let plane = match choice.kernel {
+        true => DataPlane::kernel(config, kept, events).await?,
+        false => DataPlane::userspace(config, events).await?,
+    };
+    kept::keep(plane.socket());
+    Ok(plane)
 }

@@ -1,7 +1,8 @@
 //! Either data plane behind one interface.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 use overlay::desired::{Changes, Desired, EspCipher, Event, PeerCounters, PeerId};
@@ -38,8 +39,12 @@ impl DataPlane {
     ///
     /// # Errors
     /// As [`Kernel::start`].
-    pub async fn kernel(config: Config, events: mpsc::Sender<Event>) -> Result<Self, Error> {
-        Kernel::start(config, events).await.map(Self::Kernel)
+    pub async fn kernel(
+        config: Config,
+        kept: Option<UdpSocket>,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Self, Error> {
+        Kernel::start(config, kept, events).await.map(Self::Kernel)
     }
 
     /// Starts that of this process.
@@ -48,6 +53,14 @@ impl DataPlane {
     /// As [`Userspace::start`].
     pub async fn userspace(config: Config, events: mpsc::Sender<Event>) -> Result<Self, Error> {
         Userspace::start(config, events).await.map(Self::Userspace)
+    }
+
+    /// What is to be held open while this process restarts: [`Kernel::socket`].
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Kernel(plane) => plane.socket(),
+            Self::Userspace(_) => None,
+        }
     }
 
     /// Ciphers of ESP, the preferred first.

@@ -100,7 +100,8 @@ impl Contender {
     }
 
     fn topology(self) -> String {
-        let mut text = String::from("name: bench\nlinks: { wa: , wb: }\n");
+        let lab: String = self.name().chars().filter(char::is_ascii_alphanumeric).collect();
+        let mut text = format!("name: bench-{lab}\nlinks: {{ wa: , wb: }}\n");
         let ours = match self {
             Self::Nhrpd(mode) => Some((mode, "userspace", "auto")),
             Self::Kernel => Some(("esp", "kernel", KERNEL_MTU)),

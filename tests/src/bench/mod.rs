@@ -6,8 +6,9 @@
 //!   a ── 10.1.0.0/24 ── hub ── 10.2.0.0/24 ── b        tunnel: 172.16.0.2 ── .1 ── .3
 //! ```
 //!
-//! Every round measures every contender once (A B C, A B C …), so that what the machine does
-//! beside the benchmark meets them all. Ratios are those of one round.
+//! All stand at the same time, and every round measures each of them once, every other round in
+//! the opposite order (A B C, C B A …), so that what the machine does beside the benchmark meets them
+//! all. Ratios are those of one round.
 
 mod clients;
 mod contender;
@@ -74,13 +75,21 @@ pub struct Plan {
 /// When a contender does not start or a load generator fails, in words.
 pub fn run(plan: &Plan, peers: &Path, mut progress: impl FnMut(&str)) -> Result<Results, String> {
     let mut results = Results::default();
+    let mut scenes = Vec::new();
+    for contender in &plan.contenders {
+        progress(&format!("{}: starting", contender.name()));
+        let scene = contender.start(peers).map_err(|e| format!("{}: {e}", contender.name()))?;
+        scenes.push((contender, scene));
+    }
     for round in 1..=plan.rounds {
-        for contender in &plan.contenders {
+        // In the order of the plan first, so that the tables have it.
+        if round > 1 {
+            scenes.reverse();
+        }
+        for (contender, scene) in &scenes {
             let who = format!("round {round} of {}, {}", plan.rounds, contender.name());
-            progress(&format!("{who}: starting"));
-            let scene = contender.start(peers).map_err(|error| format!("{who}: {error}"))?;
             let seconds = Duration::from_secs(plan.seconds.into());
-            let sample = measure::all(&scene, seconds, &plan.measure, |what| {
+            let sample = measure::all(scene, seconds, &plan.measure, |what| {
                 progress(&format!("{who}: {what}"));
             });
             let sample = sample.map_err(|error| format!("{who}: {error}"))?;

@@ -109,7 +109,18 @@ impl Scene {
     /// The same with another program.
     #[track_caller]
     pub fn start_program(&mut self, node: &str, program: &str) {
-        let argv = [program, "--config", CONFIG, "--socket", SOCKET];
+        self.start_command(node, &[program]);
+    }
+
+    /// The same, by a command that starts it.
+    #[track_caller]
+    pub fn start_by(&mut self, node: &str, starter: &[&str]) {
+        self.start_command(node, &[starter, &["nhrpd"]].concat());
+    }
+
+    #[track_caller]
+    fn start_command(&mut self, node: &str, words: &[&str]) {
+        let argv = [words, &["--config", CONFIG, "--socket", SOCKET]].concat();
         let daemon = good("start a daemon", self.node(node).start(argv));
         self.daemons.insert(node.to_owned(), daemon);
     }

@@ -19,4 +19,5 @@ mod repair;
 #[path = "../e2e/restarts.rs"]
 mod restarts;
 mod routing;
+mod stored;
 mod tables;

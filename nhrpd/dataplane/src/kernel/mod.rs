@@ -33,6 +33,7 @@ mod xfrm;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -100,11 +101,16 @@ impl Core {
 impl Kernel {
     /// Makes the device, or takes that of a former run over with all that belongs to it, and
     /// begins to listen. With encryption, the policies that keep bare GRE in are there first.
+    /// `kept`: the [`Self::socket`] of a former run, which somebody has held open.
     ///
     /// # Errors
     /// What the kernel lacks, or does not allow.
-    pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Self, Error> {
-        let udp = if config.clear { None } else { Some(ike_socket(&config)?) };
+    pub async fn start(
+        config: Config,
+        kept: Option<UdpSocket>,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Self, Error> {
+        let udp = if config.clear { None } else { Some(ike_socket(&config, kept)?) };
         let (log, group) = log::listen(xfrm::reqid(&config.interface)).map_err(Error::Netlink)?;
         let route = Listener::open(libc::NETLINK_ROUTE, ROUTE_GROUPS).map_err(Error::Netlink)?;
         let xfrm = match config.clear {
@@ -152,6 +158,12 @@ impl Kernel {
     /// The underlay's address or MTU is another one.
     pub async fn set_underlay(&self, source: Option<IpAddr>, mtu: u16) {
         self.core.state().set_underlay(source, mtu);
+    }
+
+    /// The socket for IKE and ESP in UDP (RFC 3948). While anybody holds it open the kernel goes on
+    /// receiving ESP in UDP, also without this process; none with `security: none`.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.core.udp.as_ref().map(AsFd::as_fd)
     }
 
     /// Waits until the data plane cannot go on; why. What is left in the kernel serves the next run.
@@ -248,13 +260,18 @@ impl Core {
     }
 }
 
-fn ike_socket(config: &Config) -> Result<UdpSocket, Error> {
+fn ike_socket(config: &Config, kept: Option<UdpSocket>) -> Result<UdpSocket, Error> {
     let own = config.source.filter(|source| config.bind_source && source.is_ipv4());
-    let own = own.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    let socket = UdpSocket::bind((own, config.port)).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => Error::PortInUse(config.port),
-        _ => Error::Socket(error),
-    })?;
+    let own = SocketAddr::from((own.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), config.port));
+    // One of another configuration is closed here.
+    let kept = kept.filter(|socket| socket.local_addr().is_ok_and(|address| address == own));
+    let socket = match kept {
+        Some(kept) => kept,
+        None => UdpSocket::bind(own).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => Error::PortInUse(config.port),
+            _ => Error::Socket(error),
+        })?,
+    };
     socket.set_nonblocking(true).map_err(Error::Socket)?;
     packet::take_esp(&socket).map_err(Error::Socket)?;
     Ok(socket)

@@ -46,7 +46,6 @@ pub(crate) const TRANSPORT: u32 = 2;
 /// Hooks of the inet family.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Hook {
-    Prerouting = 0,
     Input = 1,
     Forward = 2,
     Output = 3,
@@ -125,6 +124,19 @@ pub(crate) fn new_chain(table: &str, chain: &str, hook: Option<(Hook, i32)>) -> 
             .put_be32(5, ACCEPT as u32)
             .put_text(7, "filter"),
     }
+}
+
+/// A chain for what comes in by one device.
+pub(crate) fn new_ingress(table: &str, chain: &str, device: &str, priority: i32) -> Request {
+    const INGRESS: u32 = 5;
+    request(NEWCHAIN, libc::NLM_F_CREATE)
+        .put_text(1, table)
+        .put_text(3, chain)
+        .nest(4, |inside| {
+            inside.put_be32(1, INGRESS).put_be32(2, priority as u32).put_text(3, device)
+        })
+        .put_be32(5, ACCEPT as u32)
+        .put_text(7, "filter")
 }
 
 /// A set: `types` are nft's numbers for its fields, shown by `nft list`; `lens` their octets.
@@ -305,6 +317,11 @@ impl Request {
         self.expression("xfrm", |e| {
             e.put_be32(1, register).put_be32(2, 6).put(3, &[0]).put_be32(4, 0)
         })
+    }
+
+    /// One octet: whether the packet goes into an SA.
+    pub(crate) fn outbound_sa(self, register: u32) -> Self {
+        self.expression("rt", |e| e.put_be32(1, register).put_be32(2, 4))
     }
 
     pub(crate) fn load(self, register: u32, value: &[u8]) -> Self {

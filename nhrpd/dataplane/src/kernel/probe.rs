@@ -53,9 +53,8 @@ fn gre() -> io::Result<()> {
 
 fn rules(secured: bool) -> io::Result<()> {
     let kernel = Requests::open(libc::NETLINK_NETFILTER)?;
-    let rules = Rules { table: DEVICE.into(), index: 1, key: Some(1), group: 1, secured };
-    rules.install(&kernel)?;
-    rules.remove(&kernel)
+    let (table, interface) = (DEVICE.into(), "lo".into());
+    Rules { table, interface, index: 1, key: Some(1), group: 1, secured }.try_install(&kernel)
 }
 
 fn esp(cipher: EspCipher) -> io::Result<()> {

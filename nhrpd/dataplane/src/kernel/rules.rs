@@ -2,18 +2,24 @@
 //!
 //! ```text
 //! table inet nhrpd-dmvpn0 {
-//!   input (raw):      GRE of this tunnel   mark := SPI of its SA; count by NBMA address
-//!   output:           GRE of this tunnel   drop where the receiver is a group; count by NBMA address
-//!                     ICMP about it        drop
-//!   prerouting (raw): in = dmvpn0          drop unless (mark, source) is allowed; mark := 0
+//!   input (raw):      GRE of this tunnel   drop what came in no SA; mark := SPI of its SA; count by
+//!                                          NBMA address
+//!   ingress dmvpn0:                        drop unless (mark, source) is allowed; mark := 0
 //!   forward:          out = dmvpn0         clamp MSS; log multicast to us
 //!                     in = out = dmvpn0    count; log the first packet of each flow to us
 //!   output:           out = dmvpn0         log multicast to us; no ICMP redirects; clamp MSS
+//!                     GRE of this tunnel   drop what no SA is for, and where the receiver is a group;
+//!                                          count by NBMA address
+//!                     ICMP about it        drop
 //! }
 //! ```
 //!
-//! `nft list table inet nhrpd-dmvpn0` shows it. Every packet of this machine comes by: a chain of a
-//! hook finds out with one rule whether it is about the tunnel, and another chain has the rest.
+//! `nft list table inet nhrpd-dmvpn0` shows it. Every packet to and from this machine comes by input
+//! and output, those in ESP twice: a chain of a hook finds out with two expressions whether it may be
+//! about the tunnel, and another chain has the rest.
+//!
+//! The IPsec policies alone keep unprotected GRE back, while they are there. The drops above do so too
+//! when somebody has flushed them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,9 +32,8 @@ use super::socket::Requests;
 use super::wire::Request;
 
 /// Changes with the rules below, so that a daemon of another version does not keep the old ones.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const RAW: i32 = -300;
-const FILTER: i32 = 0;
 const MANGLE: i32 = -150;
 /// A flow's redirect is said again after this; an indication may get lost.
 const REDIRECT_MS: u64 = 2000;
@@ -124,6 +129,8 @@ impl Set {
 pub(crate) struct Rules {
     /// Name of the table.
     pub table: String,
+    /// Name of the tunnel device.
+    pub interface: String,
     /// Index of the tunnel device.
     pub index: u32,
     /// GRE key.
@@ -153,6 +160,13 @@ impl Rules {
             requests.push(nft::delete_table(&self.table));
         }
         requests.extend(self.requests());
+        kernel.transaction(requests)
+    }
+
+    /// Makes the table and takes it away in one transaction, so that no packet meets its rules.
+    pub(crate) fn try_install(&self, kernel: &Requests) -> io::Result<()> {
+        let mut requests = self.requests();
+        requests.push(nft::delete_table(&self.table));
         kernel.transaction(requests)
     }
 
@@ -201,11 +215,9 @@ impl Rules {
             );
         }
         let chains = [
-            ("gre-in", Hook::Input, RAW),
-            ("gre-out", Hook::Output, FILTER),
-            ("in", Hook::Prerouting, RAW),
+            ("input", Hook::Input, RAW),
             ("forward", Hook::Forward, MANGLE),
-            ("out", Hook::Output, MANGLE),
+            ("output", Hook::Output, MANGLE),
         ];
         for (chain, hook, priority) in chains {
             all.push(nft::new_chain(table, chain, Some((hook, priority))));
@@ -218,10 +230,10 @@ impl Rules {
         all
     }
 
-    /// GRE with our key, and no checksum or sequence number, in an IP packet. The protocol comes last:
-    /// `nft list` (1.0.6) does not know GRE's header, and ends where it knows that it should.
+    /// Of what is GRE: that with our key, and no checksum or sequence number. `nft list` (1.0.6) does not
+    /// know GRE's header, and ends where a rule says before that there should be one.
     fn ours(&self, rule: Request) -> Request {
-        self.gre(ipv4(rule), 0).meta(L4PROTO, R0).equal(R0, &[libc::IPPROTO_GRE as u8])
+        self.gre(ipv4(rule), 0)
     }
 
     /// The same at an offset behind the IP header.
@@ -236,7 +248,8 @@ impl Rules {
         }
     }
 
-    /// ICMP "protocol unreachable" or "port unreachable" about GRE of this tunnel, which it quotes.
+    /// Of what is ICMP: "protocol unreachable" or "port unreachable" about GRE of this tunnel, which it
+    /// quotes.
     fn quoted(&self, rule: Request) -> Request {
         const ICMP: u32 = 8;
         const IP: u32 = 20;
@@ -246,25 +259,38 @@ impl Rules {
             .header(TRANSPORT, 0, 2, R0)
             .mask(R0, &[0xff, 0xfe])
             .equal(R0, &[3, 2])
-            .meta(L4PROTO, R0)
-            .equal(R0, &[libc::IPPROTO_ICMP as u8])
     }
 
     fn outer(&self, all: &mut Vec<Request>) {
         let table = self.table.as_str();
-        for (hook, chain) in [("gre-in", "gre-received"), ("gre-out", "gre-sent")] {
+        for chain in ["gre-in", "gre-received", "gre-counted", "gre-out", "gre-sent"] {
             all.push(nft::new_chain(table, chain, None));
-            all.push(nft::rule(table, hook, |r| self.ours(r).go_to(chain)));
+        }
+        let gre = |r: Request| r.meta(L4PROTO, R0).equal(R0, &[libc::IPPROTO_GRE as u8]);
+        for (hook, any, ours) in
+            [("input", "gre-in", "gre-received"), ("output", "gre-out", "gre-sent")]
+        {
+            all.push(nft::rule(table, hook, |r| gre(r).go_to(any)));
+            all.push(nft::rule(table, any, |r| self.ours(r).go_to(ours)));
         }
         if self.secured {
-            all.push(nft::rule(table, "gre-received", |r| r.inbound_spi(R0).set_mark(R0)));
+            let known = |r: Request| r.inbound_spi(R0).set_mark(R0).go_to("gre-counted");
+            all.push(nft::rule(table, "gre-received", known));
+            all.push(nft::rule(table, "gre-received", |r| r.counter().verdict(DROP)));
+            let bare = |r: Request| r.outbound_sa(R0).equal(R0, &[0]).counter().verdict(DROP);
+            all.push(nft::rule(table, "gre-sent", bare));
             // What came in ESP and finds no device, as while the source address changes, would be
             // quoted in clear.
-            all.push(nft::rule(table, "gre-out", |r| self.quoted(r).verdict(DROP)));
+            all.push(nft::new_chain(table, "icmp-out", None));
+            all.push(nft::rule(table, "icmp-out", |r| self.quoted(r).verdict(DROP)));
+            let icmp = |r: Request| r.meta(L4PROTO, R0).equal(R0, &[libc::IPPROTO_ICMP as u8]);
+            all.push(nft::rule(table, "output", |r| icmp(r).jump("icmp-out")));
+        } else {
+            all.push(nft::rule(table, "gre-received", |r| r.go_to("gre-counted")));
         }
         let source =
             |r: Request| ipv4(r).header(NETWORK, 12, 4, R0).lookup(Set::Received.name(), R0);
-        all.push(nft::rule(table, "gre-received", source));
+        all.push(nft::rule(table, "gre-counted", source));
         // The kernel has one neighbour for a group: the group. We copy to the members instead.
         for (mask, group) in [([0xf0, 0, 0, 0], [224, 0, 0, 0]), ([255; 4], [255; 4])] {
             let group = |r: Request| {
@@ -283,12 +309,10 @@ impl Rules {
     /// A peer sends from what it may claim, or from an address that no router forwards.
     fn sources(&self, all: &mut Vec<Request>) {
         let table = self.table.as_str();
-        for chain in ["verified", "source"] {
-            all.push(nft::new_chain(table, chain, None));
-        }
+        all.push(nft::new_chain(table, "verified", None));
+        all.push(nft::new_ingress(table, "source", &self.interface, RAW));
         let clear = |r: Request| r.load(R0, &[0; 4]).set_mark(R0).verdict(ACCEPT);
         all.push(nft::rule(table, "verified", clear));
-        all.push(nft::rule(table, "in", |r| self.device(r, IIF).go_to("source")));
         let mut allow = |inside: &dyn Fn(Request) -> Request| {
             all.push(nft::rule(table, "source", |r| inside(r).go_to("verified")));
         };
@@ -314,7 +338,7 @@ impl Rules {
         for chain in ["to-tunnel", "to-tunnel4", "to-tunnel6", "through4", "through6"] {
             all.push(nft::new_chain(table, chain, None));
         }
-        for hook in ["out", "forward"] {
+        for hook in ["output", "forward"] {
             all.push(nft::rule(table, hook, |r| self.device(r, OIF).jump("to-tunnel")));
         }
         for (family, chain) in [(ipv4 as Family, "to-tunnel4"), (ipv6, "to-tunnel6")] {

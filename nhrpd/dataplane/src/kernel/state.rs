@@ -93,6 +93,7 @@ impl State {
         let (index, made_by_us) = device(&route, interface, &gre, mtu)?;
         let rules = Rules {
             table: format!("nhrpd-{interface}"),
+            interface: interface.into(),
             index,
             key: config.key,
             group,
