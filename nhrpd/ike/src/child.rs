@@ -26,7 +26,7 @@ const HMAC_SHA2_256_128: u16 = 12;
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
 
 /// A responder takes a CHILD_SA for known to the initiator after this time without a repetition.
-const CONFIRM_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const CONFIRM_WAIT: Duration = Duration::from_secs(1);
 
 /// A pair of ESP SAs that one CHILD_SA agreed on.
 #[derive(Clone, PartialEq, Eq)]

@@ -32,6 +32,7 @@ use std::time::Instant;
 
 use rand_core::CryptoRng;
 
+use crate::child::CONFIRM_WAIT;
 use crate::sa::{Request, Sa, State};
 use crate::{Engine, Event, Identity, Refusal, SaId};
 
@@ -108,7 +109,14 @@ impl Engine {
                 (State::Established(old), State::Established(new)) => old.instance != new.instance,
                 _ => false,
             };
-            if restarted {
+            let foreign = matches!(&survivor.state, State::Established(e) if e.instance.is_none());
+            if !restarted && foreign && !survivor.initiator {
+                // We go on sending with the old keys until the peer is known to have the new ones.
+                sa.state = State::Closing;
+                sa.queue.clear();
+                sa.delete_at = Some(now + 2 * CONFIRM_WAIT);
+                self.put(sa);
+            } else if restarted {
                 self.forget(sa);
             } else {
                 self.begin_closing(now, &mut sa, Request::Delete, rng);

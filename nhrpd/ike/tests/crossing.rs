@@ -2,7 +2,7 @@
 
 mod support;
 
-use ike::{DropReason, Event};
+use ike::{Config, DropReason, Event, TunnelKind};
 use rand_core::Rng;
 use support::*;
 
@@ -257,4 +257,28 @@ fn a_node_that_meets_itself_says_so() {
     net.assert_no_sa();
     assert!(net.nodes[A].failures().iter().all(|words| words.contains("this is ourselves")));
     assert_eq!(net.nodes[A].failures().len(), 2);
+}
+
+#[test]
+fn who_answers_another_one_does_not_delete_the_old_sa_that_it_still_sends_with() {
+    let esp = vec![TunnelKind::Esp];
+    let foreign = || Config { extensions: false, tunnels: esp.clone(), ..Config::default() };
+    let mut net = Net::pair_as(1, &Authority::new(), foreign(), foreign());
+    net.initiate(A, B);
+    net.run(secs(3));
+    net.record = Some(Vec::new());
+    net.initiate(B, A);
+    net.run(ms(500));
+    assert_eq!(net.nodes[A].up.len(), 1);
+    assert_eq!(net.nodes[A].confirmed.len(), 1, "A sends with the old keys");
+    let from = net.nodes[A].address;
+    let informational = |flight: &&Flight| {
+        flight.from == from && flight.datagram[18] == 37 && flight.datagram[19] & 0x20 == 0
+    };
+    assert_eq!(net.record.as_ref().unwrap().iter().filter(informational).count(), 0);
+    net.run(secs(2));
+    assert_eq!(net.nodes[A].confirmed.len(), 2);
+    net.run(secs(2));
+    net.assert_one_sa();
+    assert!(net.nodes.iter().all(|node| node.engine.sas().count() == 1));
 }
