@@ -5,6 +5,7 @@
 #[path = "../e2e/cold_start.rs"]
 mod cold_start;
 mod flapping;
+mod flushed;
 mod initial_contact;
 mod mixed;
 #[path = "../e2e/moving.rs"]
