@@ -110,14 +110,14 @@ impl Engine {
                 _ => false,
             };
             let foreign = matches!(&survivor.state, State::Established(e) if e.instance.is_none());
-            if !restarted && foreign && !survivor.initiator {
+            if restarted {
+                self.forget(sa);
+            } else if foreign && !survivor.initiator {
                 // We go on sending with the old keys until the peer is known to have the new ones.
                 sa.state = State::Closing;
                 sa.queue.clear();
                 sa.delete_at = Some(now + 2 * CONFIRM_WAIT);
                 self.put(sa);
-            } else if restarted {
-                self.forget(sa);
             } else {
                 self.begin_closing(now, &mut sa, Request::Delete, rng);
                 self.put(sa);
