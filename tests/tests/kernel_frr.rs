@@ -246,6 +246,7 @@ fn strongswan(scene: &Scene, ca: &Ca, folder: &Path, number: u8) -> Foreign {
     let connection = Connection {
         local: outer(number).to_string(),
         remote: "%any".into(),
+        port: 4500,
         proof: Secret::Certificate(identity),
         ike: None,
         esp: None,

@@ -98,7 +98,16 @@ fn knock(from: &Node, to: &str) {
     good("ping", first.until("a reply", PATIENCE, |replies| replies.received() > 0));
 }
 
+/// Where IKE begins.
+fn port(cell: &Cell) -> u16 {
+    match cell.plane {
+        Plane::Kernel => 500,
+        Plane::Userspace => 4500,
+    }
+}
+
 fn configuration(cell: &Cell) -> String {
+    let port = port(cell);
     let plane = match cell.plane {
         Plane::Kernel => "kernel",
         Plane::Userspace => "userspace",
@@ -120,7 +129,7 @@ fn configuration(cell: &Cell) -> String {
     };
     format!(
         "tunnel: {{ interface: dmvpn0, address: {own}/24, key: 42 }}\nunderlay: {{ source: eth0 }}\n\
-         map: [{{ address: {peer}, nbma: {PEER} }}]\ndataplane: {plane}\nlog: debug\n\
+         map: [{{ address: {peer}, nbma: '{PEER}:{port}' }}]\ndataplane: {plane}\nlog: debug\n\
          limits: {{ dead-peer-interval: 2 }}\n{accept}\
          security: {{ {security}, rekey-interval: {seconds} }}\n"
     )
@@ -150,6 +159,7 @@ fn run(name: &str) {
     let connection = Connection {
         local: PEER.to_owned(),
         remote: OUTSIDE.to_owned(),
+        port: port(cell),
         proof,
         ike: Some(cell.ike.to_owned()),
         esp: Some(cell.esp.to_owned()),
@@ -195,6 +205,8 @@ fn run(name: &str) {
     let log = nhrpd.log();
     let first = log.lines().find(|line| line.contains("IKE_SA_INIT request 0 of"));
     assert_eq!(first.map(|line| line.contains(" IKE to ")), Some(cell.begins == Side::We));
+    let at = format!(":{}: ", port(cell));
+    assert_eq!(first.map(|line| line.contains(&at)), Some(true), "{first:?}");
     assert_eq!(sa.suite.as_deref(), Some(cell.ike));
     assert_eq!(sa.nat_local, cell.path == Path::Translated);
 

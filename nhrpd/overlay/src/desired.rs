@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+pub use ike::nat::PLAIN_PORT;
 pub use ike::{Esp, EspCipher, EspKeys};
 
 /// One keyed path to a peer. A new key exchange with the same node is a new id, so that the old
@@ -148,7 +149,7 @@ impl std::fmt::Debug for Transport {
 pub enum Event {
     /// An IKE message came in (non-ESP marker stripped).
     Ike {
-        /// Own port to which it came: 500, or that of the configuration.
+        /// Own port to which it came: [`PLAIN_PORT`], or that of the configuration.
         port: u16,
         /// Sender.
         from: SocketAddr,

@@ -96,6 +96,7 @@ pub fn measure(hub: Hub, count: u32) -> Result<Measured, String> {
             let connection = Connection {
                 local: clients::HUB.to_string(),
                 remote: "%any".into(),
+                port: 4500,
                 proof: Secret::Certificate(identity),
                 ike: Some(IKE.into()),
                 esp: Some(ESP.into()),

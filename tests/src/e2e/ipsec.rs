@@ -18,6 +18,8 @@ pub struct Connection {
     pub local: String,
     /// The other one's; `%any` for whoever comes.
     pub remote: String,
+    /// Where it speaks IKE, and where the other one does at first: 500, or 4500.
+    pub port: u16,
     /// What it proves itself with.
     pub proof: Secret,
     /// IKE proposal by strongSwan's keywords; none for its defaults.
@@ -276,7 +278,7 @@ impl Foreign {
 
     #[track_caller]
     fn configure_strongswan(&self) {
-        let Connection { local, remote, proof, ike, esp, trap, quiet } = &self.connection;
+        let Connection { local, remote, port, proof, ike, esp, trap, quiet } = &self.connection;
         let (mut ends, mut secrets) = (String::new(), String::new());
         match proof {
             Secret::Certificate(identity) => {
@@ -303,8 +305,8 @@ impl Foreign {
                version = 2
                local_addrs = {local}
                remote_addrs = {remote}
-               local_port = 4500
-               remote_port = 4500
+               local_port = {port}
+               remote_port = {port}
                proposals = {ike}
                dpd_delay = {probes}
                {ends}
@@ -321,8 +323,12 @@ impl Foreign {
 
     #[track_caller]
     fn configure_libreswan(&self) {
-        let Connection { local, remote, proof, ike, esp, trap, .. } = &self.connection;
+        let Connection { local, remote, port, proof, ike, esp, trap, .. } = &self.connection;
         let mut ends = String::new();
+        let ports = match port {
+            500 => String::new(),
+            port => format!("leftikeport={port}\n    rightikeport={port}\n    "),
+        };
         let nss = format!("sql:{}", self.file("nss"));
         good("make a folder", fs::create_dir_all(self.folder.join("nss")));
         run(Command::new("certutil").args(["-N", "--empty-password", "-d", &nss]));
@@ -358,7 +364,7 @@ impl Foreign {
         let config = format!(
             "config setup\n    protostack=xfrm\n    nssdir={}\n    secretsfile={}\n    dumpdir=/run\n\n\
              conn gre\n    ikev2=insist\n    type=transport\n    auto={begin}\n    left={local}\n    \
-             right={remote}\n    leftikeport=4500\n    rightikeport=4500\n    leftprotoport=gre\n    \
+             right={remote}\n    {ports}leftprotoport=gre\n    \
              rightprotoport=gre\n    dpddelay=2\n    dpdtimeout=6\n    dpdaction={gone}\n    \
              retransmit-timeout=4s\n{ends}",
             self.file("nss"),

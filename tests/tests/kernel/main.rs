@@ -12,6 +12,7 @@ mod mixed;
 mod moving;
 #[path = "../e2e/multicast.rs"]
 mod multicast;
+mod ports;
 #[path = "../e2e/refusals.rs"]
 mod refusals;
 #[path = "../e2e/rekey.rs"]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use overlay::desired::Event;
+use overlay::desired::{Event, PLAIN_PORT};
 use zeroize::Zeroize as _;
 
 use super::socket::Heard;
@@ -15,7 +15,7 @@ use super::state::Gone;
 use super::tables::Direction;
 use super::wire::{Message, messages};
 use super::xfrm::Told;
-use super::{Core, log, packet, route, rules, xfrm};
+use super::{Core, MARKER, log, packet, route, rules, xfrm};
 use crate::userspace::counters::Reason;
 use crate::userspace::limit::{First, IkeGate};
 
@@ -79,7 +79,9 @@ impl Listening<'_> {
             PollFd::new(core.packets.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(core.xfrm.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-        fds.extend(core.udp.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        fds.extend(
+            core.udp.iter().chain(&core.plain).map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
+        );
         let _ = nix::poll::poll(&mut fds, timeout);
         let _ = core.wake.read();
     }
@@ -259,20 +261,22 @@ impl Listening<'_> {
 
     fn ike(&mut self) {
         let core = self.core;
-        let Some(udp) = &core.udp else { return };
-        for _ in 0..BATCH {
-            let Ok((len, from)) = udp.recv_from(&mut self.buffer) else { return };
-            // RFC 3948 §2.2
-            let Some(datagram) = self.buffer[..len].strip_prefix(&[0; 4]) else {
-                core.drops.count(Reason::UnknownDatagram);
-                continue;
-            };
-            if !self.ike.admits(&core.events, from.ip(), datagram, Instant::now()) {
-                core.drops.count(Reason::IkeRate);
-                continue;
+        for (port, socket, marker) in
+            [(core.config.port, &core.udp, &MARKER[..]), (PLAIN_PORT, &core.plain, &[])]
+        {
+            let Some(socket) = socket else { continue };
+            for _ in 0..BATCH {
+                let Ok((len, from)) = socket.recv_from(&mut self.buffer) else { break };
+                let Some(datagram) = self.buffer[..len].strip_prefix(marker) else {
+                    core.drops.count(Reason::UnknownDatagram);
+                    continue;
+                };
+                if !self.ike.admits(&core.events, from.ip(), datagram, Instant::now()) {
+                    core.drops.count(Reason::IkeRate);
+                    continue;
+                }
+                core.event(Event::Ike { port, from, datagram: datagram.to_vec() });
             }
-            let port = core.config.port;
-            core.event(Event::Ike { port, from, datagram: datagram.to_vec() });
         }
     }
 

@@ -40,7 +40,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use overlay::desired::{Changes, Desired, Event, PeerCounters, PeerId};
+use overlay::desired::{Changes, Desired, Event, PLAIN_PORT, PeerCounters, PeerId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::userspace::counters::{Drops, Reason};
@@ -51,6 +51,8 @@ use state::State;
 /// Groups of rtnetlink: links, neighbours, routes of both families.
 const ROUTE_GROUPS: u32 = 1 << 0 | 1 << 2 | 1 << 6 | 1 << 10;
 const STACK: usize = 256 << 10;
+/// Before IKE where ESP has the same port (RFC 3948 §2.2).
+const MARKER: [u8; 4] = [0; 4];
 
 /// A running kernel data plane.
 #[derive(Debug)]
@@ -66,6 +68,8 @@ struct Core {
     packets: packet::Socket,
     /// For IKE; none with `security: none`.
     udp: Option<UdpSocket>,
+    /// For IKE with peers that begin on port 500, as RFC 7296 §2.23 lets them.
+    plain: Option<UdpSocket>,
     events: mpsc::Sender<Event>,
     drops: Arc<Drops>,
     route: Listener,
@@ -111,6 +115,7 @@ impl Kernel {
         events: mpsc::Sender<Event>,
     ) -> Result<Self, Error> {
         let udp = if config.clear { None } else { Some(ike_socket(&config, kept)?) };
+        let plain = udp.as_ref().and_then(|_| plain_socket(&config));
         let (log, group) = log::listen(xfrm::reqid(&config.interface)).map_err(Error::Netlink)?;
         let route = Listener::open(libc::NETLINK_ROUTE, ROUTE_GROUPS).map_err(Error::Netlink)?;
         let xfrm = match config.clear {
@@ -128,6 +133,7 @@ impl Kernel {
             state: Mutex::new(state),
             packets,
             udp,
+            plain,
             events,
             drops: Arc::default(),
             route,
@@ -177,17 +183,21 @@ impl Kernel {
         self.core.state().mtu()
     }
 
-    /// Sends an IKE message (the non-ESP marker is added here); not with `security: none`, and
-    /// from no other port than the configured one.
+    /// Sends an IKE message (the non-ESP marker is added here, but not on port 500); not with
+    /// `security: none`, and from no other port than these two.
     pub fn send_ike(&self, port: u16, to: SocketAddr, datagram: &[u8]) {
-        let udp = self.core.udp.as_ref().filter(|_| port == self.core.config.port);
-        let Some(udp) = udp else { return self.core.drops.count(Reason::SendFailed) };
-        // RFC 3948 §2.2
-        let mut message = vec![0; 4];
-        message.extend_from_slice(datagram);
-        if let Err(error) = udp.send_to(&message, to) {
+        let core = &self.core;
+        let sent = match (&core.udp, &core.plain) {
+            // RFC 3948 §2.2
+            (Some(udp), _) if port == core.config.port => {
+                udp.send_to(&[&MARKER[..], datagram].concat(), to)
+            }
+            (_, Some(plain)) if port == PLAIN_PORT => plain.send_to(datagram, to),
+            _ => return core.drops.count(Reason::SendFailed),
+        };
+        if let Err(error) = sent {
             tracing::debug!("IKE to {to}: {error}");
-            self.core.drops.count(Reason::SendFailed);
+            core.drops.count(Reason::SendFailed);
         }
     }
 
@@ -260,9 +270,30 @@ impl Core {
     }
 }
 
-fn ike_socket(config: &Config, kept: Option<UdpSocket>) -> Result<UdpSocket, Error> {
+fn own_address(config: &Config, port: u16) -> SocketAddr {
     let own = config.source.filter(|source| config.bind_source && source.is_ipv4());
-    let own = SocketAddr::from((own.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), config.port));
+    SocketAddr::from((own.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port))
+}
+
+/// Our own nodes do without it.
+fn plain_socket(config: &Config) -> Option<UdpSocket> {
+    if config.port == PLAIN_PORT {
+        return None;
+    }
+    let bound = UdpSocket::bind(own_address(config, PLAIN_PORT));
+    let socket = bound.and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    let told = |error| {
+        let port = config.port;
+        tracing::info!(
+            "UDP port {PLAIN_PORT}: {error} (ss -ulpn): peers that begin there are not heard, those \
+             that begin on {port} are"
+        );
+    };
+    socket.map_err(told).ok()
+}
+
+fn ike_socket(config: &Config, kept: Option<UdpSocket>) -> Result<UdpSocket, Error> {
+    let own = own_address(config, config.port);
     // One of another configuration is closed here.
     let kept = kept.filter(|socket| socket.local_addr().is_ok_and(|address| address == own));
     let socket = match kept {

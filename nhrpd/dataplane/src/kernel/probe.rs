@@ -1,10 +1,10 @@
 //! What this kernel can do: each ability is tried with a thing that is taken away again.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use overlay::desired::{Esp, EspCipher, EspKeys};
+use overlay::desired::{Esp, EspCipher, EspKeys, PLAIN_PORT};
 use zeroize::Zeroizing;
 
 use super::link::{self, Gre};
@@ -42,7 +42,20 @@ pub(crate) fn probe(secured: bool) -> Vec<Ability> {
     for (name, cipher, required, modules) in ciphers {
         all.push(ability(name, required, esp(cipher), modules));
     }
+    if secured {
+        all.push(Ability { name: "IKE on UDP port 500", required: false, state: plain_port() });
+    }
     all
+}
+
+fn plain_port() -> Result<(), String> {
+    let said = |error| {
+        format!(
+            "{error}: unless a running nhrpd has it (ss -ulpn), peers that begin there are not heard, \
+             those that begin on `underlay.port` are"
+        )
+    };
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PLAIN_PORT)).map(drop).map_err(said)
 }
 
 fn gre() -> io::Result<()> {
