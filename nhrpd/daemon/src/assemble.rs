@@ -14,6 +14,7 @@ use ike::psk::SharedKeys;
 use ike::{EspCipher, EspProposal, TunnelKind};
 use ipnet::IpNet;
 use nhrp::engine::{Limits, Nbma, Server};
+use overlay::desired::PLAIN_PORT;
 use overlay::{Accept, Credentials, Member, Security, Trust};
 use pki::{Credential, Policy, Verifier};
 use zeroize::Zeroizing;
@@ -293,9 +294,10 @@ fn tunnels(mode: Option<config::Tunnels>) -> Vec<TunnelKind> {
     }
 }
 
-/// The port as NHRP writes it: 0 where it is the configured one of all nodes.
+/// The port as NHRP writes it: 0 where it is the configured one of all nodes, on which we begin also
+/// with a peer that has 500, too.
 pub(crate) fn port(config: &Config, port: Option<u16>) -> u16 {
-    port.filter(|&port| port != config.underlay.port).unwrap_or(0)
+    port.filter(|port| ![config.underlay.port, PLAIN_PORT].contains(port)).unwrap_or(0)
 }
 
 /// The prefixes that this node registers.

@@ -23,3 +23,4 @@ mod restarts;
 mod routing;
 mod stored;
 mod tables;
+mod two_ways;

@@ -7,15 +7,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use overlay::desired::{Event, PLAIN_PORT};
+use overlay::desired::Event;
 use zeroize::Zeroize as _;
 
+use super::ike::Datagram;
 use super::socket::Heard;
 use super::state::Gone;
 use super::tables::Direction;
 use super::wire::{Message, messages};
 use super::xfrm::Told;
-use super::{Core, MARKER, log, packet, route, rules, xfrm};
+use super::{Core, log, packet, route, rules, xfrm};
 use crate::userspace::counters::Reason;
 use crate::userspace::limit::{First, IkeGate};
 
@@ -79,9 +80,8 @@ impl Listening<'_> {
             PollFd::new(core.packets.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(core.xfrm.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-        fds.extend(
-            core.udp.iter().chain(&core.plain).map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
-        );
+        let ike = core.ike.sockets().iter();
+        fds.extend(ike.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         let _ = nix::poll::poll(&mut fds, timeout);
         let _ = core.wake.read();
     }
@@ -261,21 +261,28 @@ impl Listening<'_> {
 
     fn ike(&mut self) {
         let core = self.core;
-        for (port, socket, marker) in
-            [(core.config.port, &core.udp, &MARKER[..]), (PLAIN_PORT, &core.plain, &[])]
-        {
-            let Some(socket) = socket else { continue };
+        for socket in core.ike.sockets() {
             for _ in 0..BATCH {
-                let Ok((len, from)) = socket.recv_from(&mut self.buffer) else { break };
-                let Some(datagram) = self.buffer[..len].strip_prefix(marker) else {
+                let Datagram { len, from, to } = match socket.receive(&mut self.buffer) {
+                    Ok(datagram) => datagram,
+                    Err(error) if error.kind() == std::io::ErrorKind::InvalidData => continue,
+                    Err(_) => break,
+                };
+                let Some(message) = self.buffer[..len].strip_prefix(socket.marker()) else {
                     core.drops.count(Reason::UnknownDatagram);
                     continue;
                 };
-                if !self.ike.admits(&core.events, from.ip(), datagram, Instant::now()) {
+                if !core.ike.is_own(to) {
+                    tracing::debug!("IKE from {from} to {to}, which is not our NBMA address");
+                    core.drops.count(Reason::OtherAddress);
+                    continue;
+                }
+                if !self.ike.admits(&core.events, from.ip(), message, Instant::now()) {
                     core.drops.count(Reason::IkeRate);
                     continue;
                 }
-                core.event(Event::Ike { port, from, datagram: datagram.to_vec() });
+                let datagram = message.to_vec();
+                core.event(Event::Ike { port: socket.port(), from, datagram });
             }
         }
     }

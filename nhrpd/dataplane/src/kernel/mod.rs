@@ -13,6 +13,7 @@
 //! Packets never come here, but for NHRP, IKE, the first one of a flow that should take a better
 //! way, and multicast, which is copied to its members.
 
+mod ike;
 mod inherit;
 mod link;
 mod listen;
@@ -32,7 +33,7 @@ mod wire;
 mod xfrm;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +41,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use overlay::desired::{Changes, Desired, Event, PLAIN_PORT, PeerCounters, PeerId};
+use overlay::desired::{Changes, Desired, Event, PeerCounters, PeerId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::userspace::counters::{Drops, Reason};
@@ -51,8 +52,6 @@ use state::State;
 /// Groups of rtnetlink: links, neighbours, routes of both families.
 const ROUTE_GROUPS: u32 = 1 << 0 | 1 << 2 | 1 << 6 | 1 << 10;
 const STACK: usize = 256 << 10;
-/// Before IKE where ESP has the same port (RFC 3948 §2.2).
-const MARKER: [u8; 4] = [0; 4];
 
 /// A running kernel data plane.
 #[derive(Debug)]
@@ -66,10 +65,7 @@ struct Core {
     config: Config,
     state: Mutex<State>,
     packets: packet::Socket,
-    /// For IKE; none with `security: none`.
-    udp: Option<UdpSocket>,
-    /// For IKE with peers that begin on port 500, as RFC 7296 §2.23 lets them.
-    plain: Option<UdpSocket>,
+    ike: ike::Ike,
     events: mpsc::Sender<Event>,
     drops: Arc<Drops>,
     route: Listener,
@@ -114,8 +110,7 @@ impl Kernel {
         kept: Option<UdpSocket>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, Error> {
-        let udp = if config.clear { None } else { Some(ike_socket(&config, kept)?) };
-        let plain = udp.as_ref().and_then(|_| plain_socket(&config));
+        let ike = ike::Ike::open(&config, kept)?;
         let (log, group) = log::listen(xfrm::reqid(&config.interface)).map_err(Error::Netlink)?;
         let route = Listener::open(libc::NETLINK_ROUTE, ROUTE_GROUPS).map_err(Error::Netlink)?;
         let xfrm = match config.clear {
@@ -132,8 +127,7 @@ impl Kernel {
             config,
             state: Mutex::new(state),
             packets,
-            udp,
-            plain,
+            ike,
             events,
             drops: Arc::default(),
             route,
@@ -163,13 +157,14 @@ impl Kernel {
 
     /// The underlay's address or MTU is another one.
     pub async fn set_underlay(&self, source: Option<IpAddr>, mtu: u16) {
+        self.core.ike.set_own(source);
         self.core.state().set_underlay(source, mtu);
     }
 
     /// The socket for IKE and ESP in UDP (RFC 3948). While anybody holds it open the kernel goes on
     /// receiving ESP in UDP, also without this process; none with `security: none`.
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.core.udp.as_ref().map(AsFd::as_fd)
+        self.core.ike.sockets().first().map(AsFd::as_fd)
     }
 
     /// Waits until the data plane cannot go on; why. What is left in the kernel serves the next run.
@@ -186,18 +181,9 @@ impl Kernel {
     /// Sends an IKE message (the non-ESP marker is added here, but not on port 500); not with
     /// `security: none`, and from no other port than these two.
     pub fn send_ike(&self, port: u16, to: SocketAddr, datagram: &[u8]) {
-        let core = &self.core;
-        let sent = match (&core.udp, &core.plain) {
-            // RFC 3948 §2.2
-            (Some(udp), _) if port == core.config.port => {
-                udp.send_to(&[&MARKER[..], datagram].concat(), to)
-            }
-            (_, Some(plain)) if port == PLAIN_PORT => plain.send_to(datagram, to),
-            _ => return core.drops.count(Reason::SendFailed),
-        };
-        if let Err(error) = sent {
+        if let Err(error) = self.core.ike.send(port, to, datagram) {
             tracing::debug!("IKE to {to}: {error}");
-            core.drops.count(Reason::SendFailed);
+            self.core.drops.count(Reason::SendFailed);
         }
     }
 
@@ -268,44 +254,6 @@ impl Core {
             self.drops.count(Reason::SendFailed);
         }
     }
-}
-
-fn own_address(config: &Config, port: u16) -> SocketAddr {
-    let own = config.source.filter(|source| config.bind_source && source.is_ipv4());
-    SocketAddr::from((own.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port))
-}
-
-/// Our own nodes do without it.
-fn plain_socket(config: &Config) -> Option<UdpSocket> {
-    if config.port == PLAIN_PORT {
-        return None;
-    }
-    let bound = UdpSocket::bind(own_address(config, PLAIN_PORT));
-    let socket = bound.and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-    let told = |error| {
-        let port = config.port;
-        tracing::info!(
-            "UDP port {PLAIN_PORT}: {error} (ss -ulpn): peers that begin there are not heard, those \
-             that begin on {port} are"
-        );
-    };
-    socket.map_err(told).ok()
-}
-
-fn ike_socket(config: &Config, kept: Option<UdpSocket>) -> Result<UdpSocket, Error> {
-    let own = own_address(config, config.port);
-    // One of another configuration is closed here.
-    let kept = kept.filter(|socket| socket.local_addr().is_ok_and(|address| address == own));
-    let socket = match kept {
-        Some(kept) => kept,
-        None => UdpSocket::bind(own).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => Error::PortInUse(config.port),
-            _ => Error::Socket(error),
-        })?,
-    };
-    socket.set_nonblocking(true).map_err(Error::Socket)?;
-    packet::take_esp(&socket).map_err(Error::Socket)?;
-    Ok(socket)
 }
 
 /// Time since something.

@@ -23,6 +23,8 @@ macro_rules! reasons {
 reasons! {
     /// Neither IKE nor WireGuard.
     UnknownDatagram = "unknown-datagram",
+    /// IKE to an own address that is not that of the tunnel (kernel data plane).
+    OtherAddress = "other-address",
     /// A WireGuard packet for a session that is not known here.
     UnknownSession = "unknown-session",
     /// More WireGuard handshakes from one source, or more keys to try, than is allowed.
