@@ -8,6 +8,7 @@ mod flood;
 mod hardening;
 mod hostile;
 mod ipv6;
+mod ipv6_inside;
 mod memory;
 mod metrics;
 mod monitor;

@@ -7,6 +7,8 @@ mod cold_start;
 mod flapping;
 mod flushed;
 mod initial_contact;
+#[path = "../e2e/ipv6_inside.rs"]
+mod ipv6_inside;
 mod mixed;
 #[path = "../e2e/moving.rs"]
 mod moving;

@@ -223,13 +223,15 @@ impl Listening<'_> {
         if members.is_empty() {
             core.drops.count(Reason::NoMember);
         }
+        let mut packet = packet.to_vec();
+        packet::complete(&mut packet);
         let protocol = match packet.first().map(|first| first >> 4) {
             Some(4) => packet::IPV4,
             Some(6) => packet::IPV6,
             _ => return,
         };
         for member in members {
-            core.send(protocol, member, packet);
+            core.send(protocol, member, &packet);
         }
     }
 

@@ -6,12 +6,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use crate::userspace::ip::Checksum;
+
 /// GRE protocol type of NHRP.
 pub(crate) const NHRP: u16 = 0x2001;
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const IPV6: u16 = 0x86dd;
 /// A GRE packet of this type with nothing in it: its receiver drops it, after opening it.
 pub(crate) const PROBE: u16 = 0;
+/// Offset of the checksum in UDP.
+const CHECKSUM: usize = 6;
 const SO_RCVMARK: libc::c_int = 75;
 const PACKET_OUTGOING: u8 = 4;
 
@@ -42,6 +46,36 @@ fn link_address(index: i32, protocol: u16, nbma: Ipv4Addr) -> libc::sockaddr_ll 
         sll_pkttype: 0,
         sll_halen: 4,
         sll_addr: address,
+    }
+}
+
+/// Completes the checksum of UDP. A sender of this machine leaves it to the device, and what our rules
+/// log has not been there: it has the sum of the pseudo-header.
+pub(crate) fn complete(packet: &mut [u8]) {
+    let (protocol, header) = match &*packet {
+        [first, _, _, _, _, _, more, offset, _, protocol, ..]
+            if first >> 4 == 4 && (*more & 0x3f, *offset) == (0, 0) =>
+        {
+            (*protocol, usize::from(first & 0xf) * 4)
+        }
+        [first, _, _, _, _, _, protocol, ..] if first >> 4 == 6 => (*protocol, 40),
+        _ => return,
+    };
+    let Some(datagram) = packet.get(header..).filter(|datagram| datagram.len() >= 8) else {
+        return;
+    };
+    if i32::from(protocol) != libc::IPPROTO_UDP || header < 20 {
+        return;
+    }
+    let length = datagram.len() as u16;
+    let pseudo = Checksum::default().pseudo_header(packet, protocol).number(length);
+    if datagram[CHECKSUM..][..2] == pseudo.folded() {
+        let sum = match Checksum::default().bytes(datagram).finish() {
+            // RFC 768: zero would say that there is none.
+            [0, 0] => [0xff, 0xff],
+            sum => sum,
+        };
+        packet[header + CHECKSUM..][..2].copy_from_slice(&sum);
     }
 }
 
@@ -159,5 +193,30 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::userspace::ip::tests::{udp, udp6};
+
+    #[test]
+    fn a_checksum_that_was_left_to_the_device_is_completed() {
+        let group6 = udp6("fd00::1", "ff02::9", 1, b"odd");
+        for (whole, header) in [(udp([172, 16, 0, 1], [224, 0, 0, 9], 1, b"odd"), 20), (group6, 40)]
+        {
+            let mut packet = whole.clone();
+            complete(&mut packet);
+            assert_eq!(packet, whole, "nothing to do");
+            let pseudo = Checksum::default().pseudo_header(&whole, 17);
+            let partial = pseudo.number((whole.len() - header) as u16).folded();
+            packet[header + CHECKSUM..][..2].copy_from_slice(&partial);
+            complete(&mut packet);
+            assert_eq!(packet, whole);
+        }
+        for bytes in [&[][..], &[0x45; 20], &[0x41; 30], &[0x60; 44]] {
+            complete(&mut bytes.to_vec());
+        }
     }
 }

@@ -22,7 +22,7 @@ pub mod fuzz;
 mod gre;
 mod icmp;
 mod ingress;
-mod ip;
+pub(crate) mod ip;
 pub(crate) mod limit;
 mod outbox;
 #[doc(hidden)]
