@@ -1,7 +1,10 @@
 //! Tables for exact look-ups.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher as _};
+
+use smallvec::SmallVec;
 
 /// A table that is looked up by whole keys. A hash table, because one look-up in a tree of a
 /// hundred thousand keys waits for memory several times; without an iterator, because its order
@@ -40,7 +43,10 @@ impl<K: Hash + Eq, V> Index<K, V> {
     }
 
     /// The value of a key.
-    pub fn get(&self, key: &K) -> Option<&V> {
+    pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
         self.0.get(key)
     }
 
@@ -72,5 +78,72 @@ impl<K: Hash + Eq + Ord, V> Index<K, V> {
 impl<K, V> fmt::Debug for Index<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Index").field("len", &self.0.len()).finish_non_exhaustive()
+    }
+}
+
+/// Values by a name that few of them share, in their order.
+#[derive(Debug)]
+pub struct Groups<K, V>(Index<K, SmallVec<[V; 2]>>);
+
+impl<K: Hash + Eq, V: Ord> Groups<K, V> {
+    /// No values; `seed` as for [`Index::new`].
+    pub fn new(seed: u64) -> Self {
+        Self(Index::new(seed))
+    }
+
+    /// Adds a value to those of this name, if it is not one of them.
+    pub fn insert(&mut self, name: K, value: V) {
+        match self.0.get_mut(&name) {
+            Some(group) => {
+                if let Err(place) = group.binary_search(&value) {
+                    group.insert(place, value);
+                }
+            }
+            None => drop(self.0.insert(name, SmallVec::from_iter([value]))),
+        }
+    }
+
+    /// Forgets a value of this name.
+    pub fn remove(&mut self, name: &K, value: &V) {
+        let Some(group) = self.0.get_mut(name) else { return };
+        if let Ok(place) = group.binary_search(value) {
+            group.remove(place);
+        }
+        if group.is_empty() {
+            self.0.remove(name);
+        }
+    }
+
+    /// The values of this name, in their order.
+    pub fn of<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> &[V]
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(name).map_or(&[], |group| group)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_in_order_and_goes_with_its_last_value() {
+        let mut groups = Groups::new(1);
+        for value in [7, 3, 5, 3] {
+            groups.insert("a".to_owned(), value);
+        }
+        assert_eq!((groups.of("a"), groups.of("b")), (&[3, 5, 7][..], &[][..]));
+        for value in [5, 4, 7] {
+            groups.remove(&"a".to_owned(), &value);
+        }
+        assert_eq!(groups.of("a"), [3]);
+        groups.remove(&"a".to_owned(), &3);
+        assert!(groups.is_empty());
     }
 }

@@ -1,14 +1,14 @@
 //! The cache: bindings by prefix, found by longest match, by peer and by NBMA address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::timers::Timer;
 use super::{Binding, BindingKind, Engine, Event, Nbma, Refusal};
-use crate::index::Index;
+use crate::index::{Groups, Index};
 
 /// Where an entry stands. Several kinds may hold for one prefix; the first counts.
 pub(super) type Key = (IpNet, BindingKind);
@@ -67,18 +67,15 @@ pub(super) struct Cache {
     order: BTreeSet<Key>,
     /// How many entries each kind has: a look-up tries only those that have some.
     kinds: [usize; KINDS.len()],
-    by_peer: BTreeSet<(IpAddr, Key)>,
-    by_nbma: BTreeSet<(Nbma, Key)>,
+    by_peer: Groups<IpAddr, Key>,
+    by_nbma: Groups<Nbma, Key>,
     /// How many entries have this prefix length (IPv6?, length): a lookup tries these only.
     lengths: BTreeMap<(bool, u8), usize>,
 }
 
-// Ends of ranges of keys.
 const KINDS: [BindingKind; 4] =
     [BindingKind::Static, BindingKind::Nhs, BindingKind::Registered, BindingKind::Shortcut];
-const FIRST: BindingKind = KINDS[0];
 const LAST: BindingKind = KINDS[KINDS.len() - 1];
-const LEAST: Key = (IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)), FIRST);
 
 impl Cache {
     pub(super) fn new(seed: u64) -> Self {
@@ -86,8 +83,8 @@ impl Cache {
             entries: Index::new(seed),
             order: BTreeSet::new(),
             kinds: [0; KINDS.len()],
-            by_peer: BTreeSet::new(),
-            by_nbma: BTreeSet::new(),
+            by_peer: Groups::new(seed),
+            by_nbma: Groups::new(seed),
             lengths: BTreeMap::new(),
         }
     }
@@ -110,8 +107,8 @@ impl Cache {
 
     fn insert(&mut self, key: Key, entry: Entry) {
         self.remove(key);
-        self.by_peer.insert((entry.next_hop, key));
-        self.by_nbma.insert((entry.nbma, key));
+        self.by_peer.insert(entry.next_hop, key);
+        self.by_nbma.insert(entry.nbma, key);
         *self.lengths.entry(length(key.0)).or_default() += 1;
         self.kinds[key.1 as usize] += 1;
         self.order.insert(key);
@@ -122,8 +119,8 @@ impl Cache {
         let entry = *self.entries.remove(&key)?;
         self.order.remove(&key);
         self.kinds[key.1 as usize] -= 1;
-        self.by_peer.remove(&(entry.next_hop, key));
-        self.by_nbma.remove(&(entry.nbma, key));
+        self.by_peer.remove(&entry.next_hop, &key);
+        self.by_nbma.remove(&entry.nbma, &key);
         if let Some(count) = self.lengths.get_mut(&length(key.0)) {
             *count -= 1;
             if *count == 0 {
@@ -173,14 +170,12 @@ impl Cache {
 
     /// Everything of the peer with this protocol address.
     pub(super) fn of_peer(&self, peer: IpAddr) -> Vec<Key> {
-        let from = (peer, LEAST);
-        self.by_peer.range(from..).take_while(|(p, _)| *p == peer).map(|(_, k)| *k).collect()
+        self.by_peer.of(&peer).to_vec()
     }
 
     /// Everything reached at this NBMA address.
     pub(super) fn at_nbma(&self, nbma: Nbma) -> Vec<Key> {
-        let from = (nbma, LEAST);
-        self.by_nbma.range(from..).take_while(|(n, _)| *n == nbma).map(|(_, k)| *k).collect()
+        self.by_nbma.of(&nbma).to_vec()
     }
 
     /// The prefixes next to `address` in the order of addresses that do not contain it, up to
