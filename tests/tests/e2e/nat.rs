@@ -3,16 +3,22 @@
 use std::path::Path;
 
 use control::{Attribute, Dmvpn, PeerState};
-use lab::NatPorts;
-use overlay_tests::e2e::{Scene, go_direct, peers};
+use lab::{Contents, NatPorts};
+use overlay_tests::e2e::{Scene, dataplane, go_direct, peers};
 
 const TOPOLOGY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/lab/nat.yaml");
 
-/// Everybody is registered, and the hub shows where it sees them and what they claim.
-fn registered(name: &str, ports: NatPorts) -> Scene {
+/// Everybody is registered, and the hub shows where it sees them and what they claim; `starter`: with
+/// what the hub's daemon is started.
+pub(crate) fn registered(name: &str, ports: NatPorts, starter: &[&str]) -> Scene {
     let mut scene = Scene::of(name, Path::new(TOPOLOGY), |topology| {
         for node in topology.nodes.values_mut() {
             node.nat.iter_mut().for_each(|nat| nat.ports = ports);
+            for contents in node.files.values_mut() {
+                if let Contents::Text(text) = contents {
+                    *text = text.replace("userspace", dataplane());
+                }
+            }
         }
     });
     let spokes = [
@@ -20,7 +26,8 @@ fn registered(name: &str, ports: NatPorts) -> Scene {
         ("spoke-b", "10.0.2.30", "192.0.2.10"),
         ("spoke-c", "10.0.1.40", "203.0.113.10"),
     ];
-    scene.start("hub");
+    scene.start_by("hub", starter);
+    scene.dmvpn("hub", "it runs", |_| true);
     for (spoke, ..) in spokes {
         scene.start(spoke);
         let own = scene.registered(spoke);
@@ -46,7 +53,7 @@ fn registered(name: &str, ports: NatPorts) -> Scene {
 
 #[test]
 fn translators_that_keep_the_port_allow_the_direct_path() {
-    let scene = registered("nat", NatPorts::Preserve);
+    let scene = registered("nat", NatPorts::Preserve, &[]);
     // Each spoke opens the way for the other.
     let mut ping = scene.ping("host-a", "192.168.2.10", None, 10);
     go_direct(&mut ping);
@@ -61,7 +68,7 @@ fn translators_that_keep_the_port_allow_the_direct_path() {
 
 #[test]
 fn translators_that_choose_a_port_for_each_flow_leave_the_way_through_the_hub() {
-    let scene = registered("nat-random", NatPorts::Random);
+    let scene = registered("nat-random", NatPorts::Random, &[]);
     let replies = scene.ping("host-a", "192.168.2.10", Some(200), 10).finish();
     assert_eq!((replies.lost(), replies.over_routers_from(3)), (0, Some(1)));
 }

@@ -14,6 +14,8 @@ mod mixed;
 mod moving;
 #[path = "../e2e/multicast.rs"]
 mod multicast;
+#[path = "../e2e/nat.rs"]
+mod nat;
 mod ports;
 #[path = "../e2e/refusals.rs"]
 mod refusals;

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::places::Seat;
+use super::route::octets;
 use super::rules::Set;
-use super::tables::{Direction, SaId, Tables};
+use super::tables::{Association, Direction, SaId, Tables};
 
 /// What is still on its way through an SA whose successor is there may arrive.
 const LINGER: Duration = Duration::from_secs(5);
@@ -19,7 +21,7 @@ pub(crate) struct Inherited {
     clear: bool,
     until: Option<Instant>,
     /// Until when SAs from there are kept.
-    succeeded: BTreeMap<IpAddr, Instant>,
+    succeeded: BTreeMap<Seat, Instant>,
     /// Peers that the overlay was not told of yet.
     pub peers: Vec<SocketAddr>,
     /// Destinations of which it is to find the way again.
@@ -29,14 +31,14 @@ pub(crate) struct Inherited {
 impl Inherited {
     pub(crate) fn new(found: &Tables, clear: bool, port: u16, until: Instant) -> Self {
         let mut tables = found.clone();
-        tables
-            .elements
-            .retain(|(set, _)| matches!(set, Set::Trusted | Set::Source4 | Set::Source6));
+        tables.elements.retain(|(set, _)| {
+            matches!(set, Set::Trusted | Set::Source4 | Set::Source6 | Set::AliasIn | Set::AliasOut)
+        });
         let peers: BTreeSet<SocketAddr> = if clear {
             tables.neighbours.values().map(|&nbma| (nbma, 0).into()).collect()
         } else {
-            let sent = tables.associations.iter().filter(|(id, _)| id.direction == Direction::Out);
-            sent.map(|(id, sa)| (id.to, sa.ports.map_or(port, |(_, to)| to)).into()).collect()
+            let receivers = tables.receivers().into_values();
+            receivers.map(|(public, to)| (public, to.unwrap_or(port)).into()).collect()
         };
         let behind = tables.routes.iter().filter(|(_, via)| via.is_some());
         let behind = behind.map(|(prefix, _)| prefix.addr());
@@ -85,34 +87,49 @@ impl Inherited {
     }
 
     fn keep_associations(&mut self, target: &mut Tables, now: Instant) {
-        let successors: BTreeSet<IpAddr> = target
-            .associations
-            .keys()
-            .filter(|id| id.direction == Direction::Out)
-            .map(|id| id.to)
-            .collect();
-        for &nbma in &successors {
-            if self.tables.associations.values().any(|sa| sa.from == Some(nbma)) {
-                self.succeeded.entry(nbma).or_insert(now + LINGER);
+        let own = self.tables.seats();
+        let taken = target.seats();
+        let successors: BTreeSet<Seat> = taken.values().copied().collect();
+        for sa in self.tables.associations.values() {
+            if let Some(seat) = sender(sa).filter(|seat| successors.contains(seat)) {
+                self.succeeded.entry(seat).or_insert(now + LINGER);
             }
         }
-        let over = |nbma: IpAddr| self.succeeded.get(&nbma).is_some_and(|until| *until <= now);
+        let over = |seat: Seat| self.succeeded.get(&seat).is_some_and(|until| *until <= now);
         self.tables.associations.retain(|id, sa| match id.direction {
-            Direction::Out => !successors.contains(&id.to),
-            Direction::In => sa.from.is_none_or(|from| !over(from)),
+            Direction::Out => {
+                let succeeded = own.get(&id.to).is_some_and(|seat| successors.contains(seat));
+                !succeeded && !taken.contains_key(&id.to)
+            }
+            Direction::In => sender(sa).is_none_or(|seat| !over(seat)),
         });
         self.succeeded.retain(|_, until| *until > now);
         target.associations.extend(&self.tables.associations);
-        let marks: BTreeSet<[u8; 4]> = self.tables.associations.keys().filter_map(mark).collect();
-        let kept = self.tables.elements.iter().filter(|(_, element)| {
-            element.key.first_chunk().is_some_and(|mark| marks.contains(mark))
+        let keys: BTreeSet<_> = self.tables.associations.keys().map(key).collect();
+        let kept = self.tables.elements.iter().filter(|(set, element)| {
+            let direction = match set {
+                Set::AliasOut => Direction::Out,
+                _ => Direction::In,
+            };
+            let begin = element.key.iter().copied().take(4).collect();
+            keys.contains(&(direction, begin))
         });
         target.elements.extend(kept.cloned());
     }
 }
 
-fn mark(id: &SaId) -> Option<[u8; 4]> {
-    (id.direction == Direction::In).then(|| id.spi.to_be_bytes())
+/// Who sends through an SA that receives.
+fn sender(sa: &Association) -> Option<Seat> {
+    Some(Seat::new(sa.from?, sa.ports.map(|(from, _)| from)))
+}
+
+/// With what the keys of an SA's elements begin.
+fn key(id: &SaId) -> (Direction, Vec<u8>) {
+    let octets = match id.direction {
+        Direction::In => id.spi.to_be_bytes().to_vec(),
+        Direction::Out => octets(id.to),
+    };
+    (id.direction, octets)
 }
 
 #[cfg(test)]
@@ -120,7 +137,6 @@ mod tests {
     use ipnet::IpNet;
 
     use super::super::nft::Element;
-    use super::super::tables::Association;
     use super::*;
 
     fn ip(s: &str) -> IpAddr {

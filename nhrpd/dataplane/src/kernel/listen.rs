@@ -158,11 +158,11 @@ impl Listening<'_> {
                 let Some(peer) = state.confirm(id) else { return };
                 // What comes through it may be answered through it.
                 state.converge();
-                let endpoint = state.endpoint(peer);
+                let place = state.plan().place(peer);
                 drop(state);
                 core.event(Event::Up { peer });
-                if let Some(endpoint) = endpoint {
-                    core.send(packet::PROBE, endpoint.ip(), &[]);
+                if let Some(place) = place {
+                    core.send(packet::PROBE, place, &[]);
                 }
             }
             Some(Told::Expired(id)) => {
@@ -213,12 +213,9 @@ impl Listening<'_> {
     fn copy(&self, packet: &[u8]) {
         let core = self.core;
         let state = core.state();
-        let desired = state.plan().desired();
-        let members: BTreeSet<IpAddr> = desired
-            .multicast
-            .iter()
-            .filter_map(|id| Some(desired.peers.get(id)?.endpoint.ip()))
-            .collect();
+        let plan = state.plan();
+        let members: BTreeSet<IpAddr> =
+            plan.desired().multicast.iter().filter_map(|&id| plan.place(id)).collect();
         drop(state);
         if members.is_empty() {
             core.drops.count(Reason::NoMember);
@@ -245,7 +242,7 @@ impl Listening<'_> {
             };
             let state = core.state();
             let peer = match core.config.clear {
-                true => state.plan().by_nbma(origin.nbma),
+                true => state.plan().newest(origin.nbma),
                 // The mark has the SPI as it stood in the packet.
                 false => state.plan().by_spi(u32::from_be_bytes(origin.mark.to_ne_bytes())),
             };

@@ -20,6 +20,7 @@ mod listen;
 mod log;
 mod nft;
 mod packet;
+mod places;
 mod plan;
 pub(crate) mod probe;
 mod ranges;
@@ -149,8 +150,8 @@ impl Kernel {
         state.set_desired(desired, changes);
         let fresh = state.converge();
         drop(state);
-        for nbma in fresh {
-            self.core.send(packet::PROBE, nbma, &[]);
+        for place in fresh {
+            self.core.send(packet::PROBE, place, &[]);
         }
         self.wake();
     }
@@ -189,9 +190,9 @@ impl Kernel {
 
     /// Sends an NHRP packet (ar$afn first) to a peer.
     pub fn send_nhrp(&self, peer: PeerId, packet: &[u8]) {
-        let endpoint = self.core.state().endpoint(peer);
-        match endpoint {
-            Some(endpoint) => self.core.send(packet::NHRP, endpoint.ip(), packet),
+        let place = self.core.state().plan().place(peer);
+        match place {
+            Some(place) => self.core.send(packet::NHRP, place, packet),
             None => self.core.drops.count(Reason::UnknownPeer),
         }
     }

@@ -116,14 +116,31 @@ fn text(bytes: &[u8]) -> String {
 
 /// A chain; `hook` with its priority, or none for one that rules jump to.
 pub(crate) fn new_chain(table: &str, chain: &str, hook: Option<(Hook, i32)>) -> Request {
-    let request = request(NEWCHAIN, libc::NLM_F_CREATE).put_text(1, table).put_text(3, chain);
     match hook {
-        None => request,
-        Some((hook, priority)) => request
-            .nest(4, |inside| inside.put_be32(1, hook as u32).put_be32(2, priority as u32))
-            .put_be32(5, ACCEPT as u32)
-            .put_text(7, "filter"),
+        None => request(NEWCHAIN, libc::NLM_F_CREATE).put_text(1, table).put_text(3, chain),
+        Some(hook) => base_chain(table, chain, hook, "filter"),
     }
+}
+
+/// A chain of a hook and its priority; behind one of the kind `route` a packet that has another address
+/// now gets another way.
+pub(crate) fn base_chain(
+    table: &str,
+    chain: &str,
+    (hook, priority): (Hook, i32),
+    kind: &str,
+) -> Request {
+    request(NEWCHAIN, libc::NLM_F_CREATE)
+        .put_text(1, table)
+        .put_text(3, chain)
+        .nest(4, |inside| inside.put_be32(1, hook as u32).put_be32(2, priority as u32))
+        .put_be32(5, ACCEPT as u32)
+        .put_text(7, kind)
+}
+
+/// Takes a chain away with its rules.
+pub(crate) fn delete_chain(table: &str, chain: &str) -> Request {
+    request(DELCHAIN, 0).put_text(1, table).put_text(3, chain)
 }
 
 /// A chain for what comes in by one device.
@@ -146,6 +163,8 @@ pub(crate) struct NewSet<'a> {
     pub fields: &'a [(u32, u32)],
     /// Each element counts the packets that it matches.
     pub counting: bool,
+    /// What its elements stand for; none where they are only there.
+    pub data: Option<(u32, u32)>,
     /// Elements at most, and the milliseconds that each stays.
     pub dynamic: Option<(u32, u64)>,
 }
@@ -175,6 +194,9 @@ impl NewSet<'_> {
             })
             // Any number: sets are told apart by their names.
             .put_be32(10, 1);
+        if let Some((kind, len)) = self.data {
+            new = new.put_be32(6, kind).put_be32(7, len);
+        }
         if let Some((_, milliseconds)) = self.dynamic {
             new = new.put(11, &milliseconds.to_be_bytes());
         }
@@ -185,24 +207,35 @@ impl NewSet<'_> {
     }
 }
 
-/// An element: its key, and the last one where it is a range.
+/// An element: its key, and the last one where it is a range, or what it stands for in a map.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Element {
     pub key: Vec<u8>,
     pub end: Option<Vec<u8>>,
 }
 
+/// What the second value of an element is: the end of a range, or what it stands for.
+pub(crate) const KEY_END: u16 = 10;
+pub(crate) const DATA: u16 = 2;
+/// `NFT_SET_MAP`
+pub(crate) const MAP: u32 = 8;
+
 /// Elements that go in one message: its attributes hold 64 KiB.
 const ELEMENTS: usize = 400;
 
-fn elements(kind: u16, flags: i32, table: &str, set: &str, elements: &[&Element]) -> Vec<Request> {
+fn elements(
+    (kind, flags): (u16, i32),
+    table: &str,
+    (set, end): (&str, u16),
+    elements: &[&Element],
+) -> Vec<Request> {
     let some = |elements: &[&Element]| {
         request(kind, flags).put_text(1, table).put_text(2, set).nest(3, |list| {
             elements.iter().fold(list, |list, element| {
                 list.nest(LIST_ELEM, |inside| {
                     let inside = inside.nest(1, |key| key.put(DATA_VALUE, &element.key));
                     match &element.end {
-                        Some(end) => inside.nest(10, |key| key.put(DATA_VALUE, end)),
+                        Some(last) => inside.nest(end, |key| key.put(DATA_VALUE, last)),
                         None => inside,
                     }
                 })
@@ -212,12 +245,12 @@ fn elements(kind: u16, flags: i32, table: &str, set: &str, elements: &[&Element]
     elements.chunks(ELEMENTS).map(some).collect()
 }
 
-pub(crate) fn add_elements(table: &str, set: &str, which: &[&Element]) -> Vec<Request> {
-    elements(NEWSETELEM, libc::NLM_F_CREATE, table, set, which)
+pub(crate) fn add_elements(table: &str, set: (&str, u16), which: &[&Element]) -> Vec<Request> {
+    elements((NEWSETELEM, libc::NLM_F_CREATE), table, set, which)
 }
 
-pub(crate) fn remove_elements(table: &str, set: &str, which: &[&Element]) -> Vec<Request> {
-    elements(DELSETELEM, 0, table, set, which)
+pub(crate) fn remove_elements(table: &str, set: (&str, u16), which: &[&Element]) -> Vec<Request> {
+    elements((DELSETELEM, 0), table, set, which)
 }
 
 /// Packets and bytes.
@@ -245,7 +278,7 @@ pub(crate) fn read_set(
                 counter.and_then(|c| find(c, kind)).and_then(|n| be64_at(n, 0)).unwrap_or_default()
             };
             let count = Count { bytes: number(1), packets: number(2) };
-            let end = value(10).map(<[u8]>::to_vec);
+            let end = value(KEY_END).or_else(|| value(DATA)).map(<[u8]>::to_vec);
             found.insert(Element { key: key.to_vec(), end }, count);
         }
     }
@@ -285,6 +318,19 @@ impl Request {
         })
     }
 
+    /// Writes octets of the IP header, whose checksum follows.
+    pub(crate) fn write_header(self, offset: u32, len: u32, register: u32) -> Self {
+        const INET: u32 = 1;
+        self.expression("payload", |e| {
+            e.put_be32(5, register)
+                .put_be32(2, NETWORK)
+                .put_be32(3, offset)
+                .put_be32(4, len)
+                .put_be32(6, INET)
+                .put_be32(7, 10)
+        })
+    }
+
     pub(crate) fn mask(self, register: u32, mask: &[u8]) -> Self {
         self.expression("bitwise", |e| {
             e.put_be32(1, register)
@@ -302,9 +348,23 @@ impl Request {
         })
     }
 
+    /// Goes on with the rule where the register has another value.
+    pub(crate) fn differ(self, register: u32, value: &[u8]) -> Self {
+        self.expression("cmp", |e| {
+            e.put_be32(1, register).put_be32(2, 1).nest(3, |data| data.put(DATA_VALUE, value))
+        })
+    }
+
     /// Goes on with the rule where the set has the key, which then counts.
     pub(crate) fn lookup(self, set: &str, register: u32) -> Self {
         self.expression("lookup", |e| e.put_text(1, set).put_be32(2, register))
+    }
+
+    /// Goes on with the rule, and with what the key stands for, where the map has it.
+    pub(crate) fn translate(self, map: &str, register: u32) -> Self {
+        self.expression("lookup", |e| {
+            e.put_text(1, map).put_be32(2, register).put_be32(3, register)
+        })
     }
 
     /// Goes on with the rule where the set has room for the key.

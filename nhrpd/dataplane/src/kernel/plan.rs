@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use overlay::desired::{Changes, Desired, Esp, EspKeys, Hop, Peer, PeerId, Transport};
 
 use super::nft::Element;
+use super::places::{Places, Seat};
 use super::ranges::{self, Range};
 use super::route::{address, octets};
 use super::rules::Set;
@@ -41,7 +42,7 @@ pub(crate) struct Plan {
     asked: BTreeSet<IpAddr>,
     /// Paths through which something has come.
     confirmed: BTreeSet<PeerId>,
-    by_nbma: BTreeSet<(IpAddr, PeerId)>,
+    places: Places,
     by_spi: BTreeSet<(Direction, u32, PeerId)>,
     by_hop: BTreeSet<(PeerId, IpNet)>,
     by_via: BTreeSet<(IpAddr, IpNet)>,
@@ -55,7 +56,7 @@ impl Plan {
             desired: Desired::default(),
             asked: BTreeSet::new(),
             confirmed: BTreeSet::new(),
-            by_nbma: BTreeSet::new(),
+            places: Places::default(),
             by_spi: BTreeSet::new(),
             by_hop: BTreeSet::new(),
             by_via: BTreeSet::new(),
@@ -75,13 +76,19 @@ impl Plan {
 
     /// Another own NBMA address: every SA that receives is another one.
     pub(crate) fn set_own(&mut self, own: Option<IpAddr>) {
-        let places = self.by_nbma.iter().map(|&(nbma, _)| nbma).collect();
-        self.change(&places, &BTreeSet::new(), |plan| plan.context.own = own);
+        let places = self.places.all();
+        self.mark_all(&places, &BTreeSet::new());
+        self.context.own = own;
+        self.mark_all(&places, &BTreeSet::new());
     }
 
-    /// Another desired state, which differs from the last one by `changes` at most. Gives the peers
-    /// that have become unreachable, as [`Self::is_shadowed`] has it.
-    pub(crate) fn update(&mut self, next: &Desired, changes: &Changes) -> Vec<PeerId> {
+    /// What a former run left has these places, until the next call.
+    pub(crate) fn keep(&mut self, kept: BTreeMap<IpAddr, Seat>) {
+        self.places.keep(kept);
+    }
+
+    /// Another desired state, which differs from the last one by `changes` at most.
+    pub(crate) fn update(&mut self, next: &Desired, changes: &Changes) {
         let former = &self.desired;
         let changes = Changes {
             peers: changes.peers.iter().copied().filter(|id| differs(id, former, next)).collect(),
@@ -95,22 +102,21 @@ impl Plan {
                 })
                 .collect(),
         };
-        let mut places = BTreeSet::new();
-        for desired in [former, next] {
-            let hops = changes.prefixes.iter().filter_map(|prefix| desired.forwarding.get(prefix));
-            let ids = changes.peers.iter().copied().chain(hops.map(|hop| hop.peer));
-            places.extend(ids.filter_map(|id| Some(desired.peers.get(&id)?.endpoint.ip())));
-        }
-        self.change(&places, &changes.prefixes, |plan| {
-            plan.index(&changes, false);
-            changes.carry(next, &mut plan.desired);
-            plan.index(&changes, true);
-            for id in &changes.peers {
-                if !plan.desired.peers.contains_key(id) {
-                    plan.confirmed.remove(id);
-                }
+        let places: BTreeMap<PeerId, Option<IpAddr>> =
+            changes.peers.iter().map(|&id| (id, self.places.of(id))).collect();
+        self.mark_around(&changes);
+        self.index(&changes, false);
+        changes.carry(next, &mut self.desired);
+        self.index(&changes, true);
+        self.mark_around(&changes);
+        let moved = places.into_iter().filter(|&(id, former)| self.places.of(id) != former);
+        let behind = moved.flat_map(|(id, _)| self.prefixes(id)).collect();
+        self.mark_all(&BTreeSet::new(), &behind);
+        for id in &changes.peers {
+            if !self.desired.peers.contains_key(id) {
+                self.confirmed.remove(id);
             }
-        })
+        }
     }
 
     /// The kernel asks for a neighbour.
@@ -129,13 +135,10 @@ impl Plan {
 
     /// Something came through a path; `true`: the first time.
     pub(crate) fn confirm(&mut self, id: PeerId) -> bool {
-        let Some(peer) = self.desired.peers.get(&id) else { return false };
-        let news = !self.confirmed.contains(&id);
+        let Some(place) = self.places.of(id) else { return false };
+        let news = self.confirmed.insert(id);
         if news {
-            let places = BTreeSet::from([peer.endpoint.ip()]);
-            self.change(&places, &BTreeSet::new(), |plan| {
-                plan.confirmed.insert(id);
-            });
+            self.mark_all(&BTreeSet::from([place]), &BTreeSet::new());
         }
         news
     }
@@ -173,9 +176,7 @@ impl Plan {
     /// All that is to be.
     pub(crate) fn whole(&self) -> Tables {
         let mut keys = Keys::default();
-        for &(nbma, _) in &self.by_nbma {
-            self.mark_place(nbma, &mut keys);
-        }
+        self.places.all().into_iter().for_each(|place| self.mark_place(place, &mut keys));
         keys.routes.extend(self.desired.forwarding.keys().chain(&self.desired.routes));
         let hosts = self.desired.forwarding.keys().filter(|prefix| is_host(prefix));
         keys.neighbours.extend(hosts.map(IpNet::addr));
@@ -183,37 +184,6 @@ impl Plan {
         keys.neighbours.extend(&self.asked);
         keys.elements.extend(ranges::all(&self.desired.forwarding).flat_map(|r| self.counting(r)));
         self.at(&keys)
-    }
-
-    /// Changes the plan in a way that affects the peers at these places and these prefixes; marks
-    /// what may come of it, and gives the peers that cannot be reached any more.
-    fn change(
-        &mut self,
-        places: &BTreeSet<IpAddr>,
-        prefixes: &BTreeSet<IpNet>,
-        change: impl FnOnce(&mut Self),
-    ) -> Vec<PeerId> {
-        let former = self.standing(places);
-        self.mark_all(places, prefixes);
-        change(self);
-        self.mark_all(places, prefixes);
-        let standing = self.standing(places);
-        let moved: Vec<PeerId> = former
-            .keys()
-            .chain(standing.keys())
-            .copied()
-            .filter(|id| former.get(id) != standing.get(id))
-            .collect();
-        let behind = moved.iter().flat_map(|&id| self.prefixes(id)).collect();
-        self.mark_all(&BTreeSet::new(), &behind);
-        moved.into_iter().filter(|&id| self.is_shadowed(id)).collect()
-    }
-
-    /// Where the peers at these places are, and whether they cannot be reached there.
-    fn standing(&self, places: &BTreeSet<IpAddr>) -> BTreeMap<PeerId, (IpAddr, bool)> {
-        let at = |&nbma: &IpAddr| self.peers_at(nbma).map(move |id| (id, nbma));
-        let all = places.iter().flat_map(at);
-        all.map(|(id, nbma)| (id, (nbma, self.is_shadowed(id)))).collect()
     }
 
     /// Takes the paths and prefixes into the indices, or out of them.
@@ -227,7 +197,10 @@ impl Plan {
         }
         for &id in &changes.peers {
             let Some(peer) = self.desired.peers.get(&id) else { continue };
-            set(&mut self.by_nbma, (peer.endpoint.ip(), id), there);
+            match there {
+                true => self.places.insert(id, peer),
+                false => self.places.remove(id),
+            }
             if let Transport::Esp(esp) = &peer.transport {
                 set(&mut self.by_spi, (Direction::In, esp.inbound.spi, id), there);
                 set(&mut self.by_spi, (Direction::Out, esp.outbound.spi, id), there);
@@ -240,6 +213,14 @@ impl Plan {
         }
     }
 
+    /// What may come of these changes, by the present state.
+    fn mark_around(&mut self, changes: &Changes) {
+        let hops = changes.prefixes.iter().filter_map(|prefix| self.desired.forwarding.get(prefix));
+        let ids = changes.peers.iter().copied().chain(hops.map(|hop| hop.peer));
+        let places = ids.filter_map(|id| self.places.of(id)).collect();
+        self.mark_all(&places, &changes.prefixes);
+    }
+
     fn mark_all(&mut self, places: &BTreeSet<IpAddr>, prefixes: &BTreeSet<IpNet>) {
         let mut marked = self.take_marked();
         places.iter().for_each(|&place| self.mark_place(place, &mut marked));
@@ -247,14 +228,15 @@ impl Plan {
         self.marked = marked;
     }
 
-    /// The keys of what the peers at an NBMA address need, one of which sends for them all.
-    fn mark_place(&self, nbma: IpAddr, keys: &mut Keys) {
-        keys.elements.extend(counters(nbma));
-        for id in self.peers_at(nbma) {
+    /// The keys of what the paths at a place need, one of which sends for them all.
+    fn mark_place(&self, place: IpAddr, keys: &mut Keys) {
+        keys.elements.extend(counters(place));
+        for id in self.places.at(place) {
             keys.elements.extend(self.origins(id));
+            keys.elements.extend(self.aliases(id));
             let Some(esp) = self.esp(id) else { continue };
             let receivers = self.context.own.map(|own| (Direction::In, own, &esp.inbound));
-            let all = receivers.into_iter().chain([(Direction::Out, nbma, &esp.outbound)]);
+            let all = receivers.into_iter().chain([(Direction::Out, place, &esp.outbound)]);
             let id =
                 |(direction, to, keys): (_, _, &EspKeys)| SaId { direction, to, spi: keys.spi };
             keys.associations.extend(all.map(id));
@@ -279,15 +261,14 @@ impl Plan {
         keys.elements.extend(ranges::around(forwarding, prefix).flat_map(|r| self.counting(r)));
     }
 
-    /// The peers at an NBMA address, oldest first.
-    fn peers_at(&self, nbma: IpAddr) -> impl DoubleEndedIterator<Item = PeerId> {
-        let all = (nbma, PeerId(0))..=(nbma, PeerId(u32::MAX));
-        self.by_nbma.range(all).map(|&(_, id)| id)
+    /// The newest path at a place.
+    pub(crate) fn newest(&self, place: IpAddr) -> Option<PeerId> {
+        self.places.at(place).next_back()
     }
 
-    /// The newest path to an NBMA address.
-    pub(crate) fn by_nbma(&self, nbma: IpAddr) -> Option<PeerId> {
-        self.peers_at(nbma).next_back()
+    /// Where in the kernel's tables a path is.
+    pub(crate) fn place(&self, id: PeerId) -> Option<IpAddr> {
+        self.places.of(id)
     }
 
     fn prefixes(&self, id: PeerId) -> impl Iterator<Item = IpNet> {
@@ -305,7 +286,7 @@ impl Plan {
     /// The path that an SA belongs to, and its keys.
     pub(crate) fn path(&self, sa: SaId) -> Option<(PeerId, &Peer, &Esp)> {
         let mut paths = self.paths(sa.direction, sa.spi);
-        paths.find(|(_, peer, _)| sa.direction == Direction::In || peer.endpoint.ip() == sa.to)
+        paths.find(|&(id, ..)| sa.direction == Direction::In || self.places.of(id) == Some(sa.to))
     }
 
     /// The path that packets with this inbound SPI belong to.
@@ -319,36 +300,25 @@ impl Plan {
         ids.filter_map(|id| Some((id, self.desired.peers.get(&id)?, self.esp(id)?)))
     }
 
-    /// The path that is sent through to an NBMA address: the newest that is used or has carried
-    /// something.
-    fn sender(&self, nbma: IpAddr) -> Option<PeerId> {
+    /// The path that is sent through to a place: the newest that is used or has carried something.
+    fn sender(&self, place: IpAddr) -> Option<PeerId> {
         let sends = |id: &PeerId| self.desired.peers.get(id).is_some_and(|peer| !peer.receive_only);
         let used = |id: &PeerId| {
             self.prefixes(*id).next().is_some()
                 || self.desired.multicast.contains(id)
                 || self.confirmed.contains(id)
         };
-        self.peers_at(nbma).filter(sends).max_by_key(|id| (used(id), *id))
+        self.places.at(place).filter(sends).max_by_key(|id| (used(id), *id))
     }
 
-    /// Whether the kernel cannot reach a peer, because another one is behind the same address
-    /// translator: it chooses an SA by the receiver's address alone.
-    fn is_shadowed(&self, id: PeerId) -> bool {
-        let port = |id: PeerId| self.desired.peers.get(&id).map(|peer| peer.endpoint.port());
-        self.desired.peers.get(&id).is_some_and(|peer| {
-            let sender = self.sender(peer.endpoint.ip());
-            !peer.receive_only && sender.and_then(port) != Some(peer.endpoint.port())
-        })
-    }
-
-    fn hop_at(&self, prefix: &IpNet) -> Option<(&Hop, &Peer)> {
+    /// The way to exactly this prefix, and where its next hop is.
+    fn hop_at(&self, prefix: &IpNet) -> Option<(&Hop, IpAddr)> {
         let hop = self.desired.forwarding.get(prefix)?;
-        let peer = self.desired.peers.get(&hop.peer)?;
-        (!self.is_shadowed(hop.peer)).then_some((hop, peer))
+        Some((hop, self.places.of(hop.peer)?))
     }
 
     /// The hop for an address: longest prefix wins.
-    pub(crate) fn hop(&self, address: IpAddr) -> Option<(&Hop, &Peer)> {
+    pub(crate) fn hop(&self, address: IpAddr) -> Option<(&Hop, IpAddr)> {
         let lengths = (0..=IpNet::from(address).prefix_len()).rev();
         let mut prefixes = lengths.filter_map(|len| Some(IpNet::new(address, len).ok()?.trunc()));
         prefixes.find_map(|prefix| self.hop_at(&prefix))
@@ -365,7 +335,7 @@ impl Plan {
     /// Where a host in the tunnel is.
     pub(crate) fn known_neighbour(&self, host: IpNet) -> Option<IpAddr> {
         let hop = self.hop_at(&host).filter(|_| is_host(&host) && self.is_inside(&host));
-        hop.map(|(_, peer)| peer.endpoint.ip())
+        hop.map(|(_, place)| place)
     }
 
     /// Where a neighbour is: hosts in the tunnel, next hops, and whom the kernel asked for.
@@ -382,7 +352,7 @@ impl Plan {
                 all.filter(|(via, prefix)| via.is_ipv4() == prefix.addr().is_ipv4());
             same_family.find_map(|(_, prefix)| self.hop_at(prefix))
         };
-        known.or_else(|| asked().or_else(via).map(|(_, peer)| peer.endpoint.ip()))
+        known.or_else(|| asked().or_else(via).map(|(_, place)| place))
     }
 
     /// The next hop of a route.
@@ -398,7 +368,7 @@ impl Plan {
         Some(via.filter(|via| via.is_ipv4() == prefix.addr().is_ipv4() && !self.is_own(*via)))
     }
 
-    /// Of several paths to one NBMA address the kernel takes the newest for what it sends: those
+    /// Of several paths at one place the kernel takes the newest for what it sends: those
     /// that are not to be used yet have no outbound SA.
     fn association(&self, sa: SaId) -> Option<Association> {
         let (id, peer, esp) = self.path(sa)?;
@@ -407,7 +377,7 @@ impl Plan {
             Direction::In if Some(sa.to) == self.context.own => {
                 (Some(nbma), (port, self.context.port))
             }
-            Direction::Out if self.sender(nbma) == Some(id) => (None, (self.context.port, port)),
+            Direction::Out if self.sender(sa.to) == Some(id) => (None, (self.context.port, port)),
             _ => return None,
         };
         Some(Association { from, ports: esp.encapsulated.then_some(ports) })
@@ -418,12 +388,17 @@ impl Plan {
         let (set, Element { key: octets, .. }) = key;
         match set {
             Set::Received | Set::Sent => {
-                address(octets).is_some_and(|nbma| self.peers_at(nbma).next().is_some())
+                address(octets).is_some_and(|place| self.newest(place).is_some())
             }
             Set::Trusted | Set::Source4 | Set::Source6 => {
-                let spi = octets.first_chunk().map(|spi| u32::from_be_bytes(*spi));
-                let id = spi.and_then(|spi| self.by_spi(spi));
-                id.is_some_and(|id| self.origins(id).contains(key))
+                self.path_marked(octets).is_some_and(|id| self.origins(id).contains(key))
+            }
+            Set::AliasIn => {
+                self.path_marked(octets).is_some_and(|id| self.aliases(id).contains(key))
+            }
+            Set::AliasOut => {
+                let id = address(octets).and_then(|place| self.newest(place));
+                id.is_some_and(|id| self.aliases(id).contains(key))
             }
             _ => {
                 let first = octets.get(4..).and_then(address);
@@ -431,6 +406,26 @@ impl Plan {
                 range.is_some_and(|range| self.counting(range).contains(key))
             }
         }
+    }
+
+    /// The path of an element whose key begins with an SPI.
+    fn path_marked(&self, octets: &[u8]) -> Option<PeerId> {
+        self.by_spi(u32::from_be_bytes(*octets.first_chunk()?))
+    }
+
+    /// What puts an alias in the place of a public address, and the other way round.
+    fn aliases(&self, id: PeerId) -> Vec<(Set, Element)> {
+        let path = self.desired.peers.get(&id).zip(self.places.of(id)).zip(self.esp(id));
+        let Some(((peer, place), esp)) = path else { return Vec::new() };
+        let public = peer.endpoint.ip();
+        if place == public {
+            return Vec::new();
+        }
+        let spi = esp.inbound.spi.to_be_bytes().to_vec();
+        vec![
+            (Set::AliasIn, Element { key: spi, end: Some(octets(place)) }),
+            (Set::AliasOut, Element { key: octets(place), end: Some(octets(public)) }),
+        ]
     }
 
     /// What tells which sources a path may bring.
@@ -462,9 +457,9 @@ impl Plan {
     }
 }
 
-/// What counts the packets from and to an NBMA address.
-fn counters(nbma: IpAddr) -> impl Iterator<Item = (Set, Element)> {
-    let key = nbma.is_ipv4().then(|| octets(nbma));
+/// What counts the packets from and to a place.
+fn counters(place: IpAddr) -> impl Iterator<Item = (Set, Element)> {
+    let key = place.is_ipv4().then(|| octets(place));
     let element = |key: Vec<u8>| {
         [Set::Received, Set::Sent].map(|set| (set, Element { key: key.clone(), end: None }))
     };

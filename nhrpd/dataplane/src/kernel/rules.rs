@@ -14,6 +14,13 @@
 //! }
 //! ```
 //!
+//! And while there are peers that share a public address:
+//!
+//! ```text
+//!   alias-in (input, before all): GRE out of the SA of one that has an alias: source := alias
+//!   alias-out (output, before all): ESP to an alias: destination := public address, may be fragmented
+//! ```
+//!
 //! `nft list table inet nhrpd-dmvpn0` shows it. Every packet to and from this machine comes by input
 //! and output, those in ESP twice: a chain of a hook finds out with two expressions whether it may be
 //! about the tunnel, and another chain has the rest.
@@ -32,7 +39,7 @@ use super::socket::Requests;
 use super::wire::Request;
 
 /// Changes with the rules below, so that a daemon of another version does not keep the old ones.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const RAW: i32 = -300;
 const MANGLE: i32 = -150;
 /// A flow's redirect is said again after this; an indication may get lost.
@@ -72,10 +79,14 @@ pub(crate) enum Set {
     /// Sources by SPI.
     Source4,
     Source6,
+    /// Aliases by SPI.
+    AliasIn,
+    /// Public addresses by alias.
+    AliasOut,
 }
 
 impl Set {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Received,
         Self::Sent,
         Self::To4,
@@ -89,6 +100,8 @@ impl Set {
         Self::Trusted,
         Self::Source4,
         Self::Source6,
+        Self::AliasIn,
+        Self::AliasOut,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -106,6 +119,8 @@ impl Set {
             Self::Trusted => "trusted",
             Self::Source4 => "source4",
             Self::Source6 => "source6",
+            Self::AliasIn => "alias-in",
+            Self::AliasOut => "alias-out",
         }
     }
 
@@ -119,8 +134,15 @@ impl Set {
             Self::Trusted => (&[MARKS], 0, false),
             Self::Source4 => (&[MARKS, IPV4], RANGES, false),
             Self::Source6 => (&[MARKS, IPV6], RANGES, false),
+            Self::AliasIn => (&[MARKS], nft::MAP, false),
+            Self::AliasOut => (&[IPV4], nft::MAP, false),
         };
-        NewSet { name: self.name(), flags, fields, counting, dynamic: None }.request(table)
+        let data = self.is_map().then_some(IPV4);
+        NewSet { name: self.name(), flags, fields, counting, data, dynamic: None }.request(table)
+    }
+
+    fn is_map(self) -> bool {
+        matches!(self, Self::AliasIn | Self::AliasOut)
     }
 }
 
@@ -174,26 +196,37 @@ impl Rules {
         kernel.transaction(vec![nft::delete_table(&self.table)])
     }
 
-    /// Adds and removes elements in one transaction.
+    /// Adds and removes elements in one transaction; `aliases`: they come into use, or go out of it.
     pub(crate) fn update(
         &self,
         kernel: &Requests,
         added: &[(Set, Element)],
         removed: &[(Set, Element)],
+        aliases: Option<bool>,
     ) -> io::Result<()> {
         let mut requests = Vec::new();
+        match aliases {
+            Some(true) => self.aliases(&mut requests),
+            Some(false) => {
+                let chains = [Set::AliasIn, Set::AliasOut];
+                requests.extend(chains.map(|set| nft::delete_chain(&self.table, set.name())));
+            }
+            None => {}
+        }
         for set in Set::ALL {
             let of = |all: &[(Set, Element)]| {
                 all.iter().filter(|(of, _)| *of == set).map(|(_, e)| e.clone()).collect::<Vec<_>>()
             };
             let (gone, new) = (of(removed), of(added));
             let name = set.name();
+            let end = if set.is_map() { nft::DATA } else { nft::KEY_END };
+            let all = (name, end);
             requests.extend(nft::remove_elements(
                 &self.table,
-                name,
+                all,
                 &gone.iter().collect::<Vec<_>>(),
             ));
-            requests.extend(nft::add_elements(&self.table, name, &new.iter().collect::<Vec<_>>()));
+            requests.extend(nft::add_elements(&self.table, all, &new.iter().collect::<Vec<_>>()));
         }
         if requests.is_empty() { Ok(()) } else { kernel.transaction(requests) }
     }
@@ -211,7 +244,8 @@ impl Rules {
             let dynamic = Some((FLOWS, REDIRECT_MS));
             let fields = &[field, field];
             all.push(
-                NewSet { name, flags: DYNAMIC, fields, counting: false, dynamic }.request(table),
+                NewSet { name, flags: DYNAMIC, fields, counting: false, data: None, dynamic }
+                    .request(table),
             );
         }
         let chains = [
@@ -300,6 +334,28 @@ impl Rules {
         }
         let receiver = |r: Request| ipv4(r).header(NETWORK, 16, 4, R0).lookup(Set::Sent.name(), R0);
         all.push(nft::rule(table, "gre-sent", receiver));
+    }
+
+    /// Peers that share a public address. Before conntrack, which sees public addresses outside ESP and
+    /// aliases inside.
+    fn aliases(&self, all: &mut Vec<Request>) {
+        let table = self.table.as_str();
+        let [received, sent] = [Set::AliasIn.name(), Set::AliasOut.name()];
+        let before = RAW - 1;
+        all.push(nft::base_chain(table, received, (Hook::Input, before), "filter"));
+        all.push(nft::base_chain(table, sent, (Hook::Output, before), "route"));
+        let gre = [libc::IPPROTO_GRE as u8];
+        all.push(nft::rule(table, received, |r| {
+            let gre = ipv4(r).meta(L4PROTO, R0).equal(R0, &gre);
+            gre.inbound_spi(R0).translate(received, R0).write_header(12, 4, R0)
+        }));
+        all.push(nft::rule(table, sent, |r| {
+            let esp = ipv4(r).meta(L4PROTO, R0).differ(R0, &gre);
+            let esp = esp.header(NETWORK, 16, 4, R0).translate(sent, R0).write_header(16, 4, R0);
+            // The kernel takes what it learns of the path's MTU for that of the public address, and
+            // would ask none of the senders inside for smaller packets.
+            esp.load(R0, &[0; 2]).write_header(6, 2, R0)
+        }));
     }
 
     fn device(&self, rule: Request, which: u32) -> Request {

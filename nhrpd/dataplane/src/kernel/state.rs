@@ -138,6 +138,7 @@ impl State {
         state.actual = state.read().map_err(Error::Netlink)?;
         let until = Instant::now() + config.grace;
         state.inherited = Inherited::new(&state.actual, config.clear, config.port, until);
+        state.plan.keep(state.actual.seats());
         Ok(state)
     }
 
@@ -194,13 +195,7 @@ impl State {
 
     /// Another desired state, which differs from the last one by `changes` at most.
     pub(crate) fn set_desired(&mut self, desired: &Desired, changes: &Changes) {
-        for id in self.plan.update(desired, changes) {
-            if let Some(endpoint) = self.endpoint(id) {
-                let reason = "another peer is behind the same address: `dataplane: userspace` \
-                              reaches both";
-                self.complain(format!("peer {endpoint}"), reason.into());
-            }
-        }
+        self.plan.update(desired, changes);
         for id in changes.peers.iter().filter(|id| !desired.peers.contains_key(id)) {
             self.heard.remove(id);
         }
@@ -263,6 +258,9 @@ impl State {
     fn target(&mut self) -> Tables {
         let mut target = self.plan.whole();
         self.inherited.add_to(&mut target, Instant::now());
+        if self.inherited.deadline().is_none() {
+            self.plan.keep(BTreeMap::new());
+        }
         target
     }
 
@@ -437,7 +435,12 @@ impl State {
         }
         let (removed, added): (Vec<_>, Vec<_>) =
             keys.iter().cloned().partition(|key| self.actual.elements.contains(key));
-        let mut result = self.rules.update(&self.nft, &added, &removed);
+        let of =
+            |all: &[(Set, Element)]| all.iter().filter(|(set, _)| *set == Set::AliasOut).count();
+        let had = self.actual.aliases().count();
+        let have = had + of(&added) - of(&removed);
+        let aliases = ((had > 0) != (have > 0)).then_some(have > 0);
+        let mut result = self.rules.update(&self.nft, &added, &removed, aliases);
         if result.is_ok() {
             for key in &removed {
                 self.actual.elements.remove(key);
@@ -450,7 +453,8 @@ impl State {
         }
         let all = self.target().elements;
         result = self.rules.install(&self.nft).and_then(|()| {
-            self.rules.update(&self.nft, &all.iter().cloned().collect::<Vec<_>>(), &[])
+            let all: Vec<_> = all.iter().cloned().collect();
+            self.rules.update(&self.nft, &all, &[], (of(&all) > 0).then_some(true))
         });
         self.actual.elements = match result {
             Ok(()) => all,
@@ -558,7 +562,7 @@ impl State {
             ranges::among(&self.plan.desired().forwarding, prefix.network(), prefix.broadcast());
         let own = all.filter(|range| range.prefix == prefix);
         let elements: Vec<_> = match self.plan.known_neighbour(prefix) {
-            Some(nbma) => vec![(Set::Sent, Element { key: route::octets(nbma), end: None })],
+            Some(place) => vec![(Set::Sent, Element { key: route::octets(place), end: None })],
             None => own.map(|range| self.plan.counting(range)).map(|[to, _]| to).collect(),
         };
         let count = |element: &(Set, Element)| {
@@ -576,14 +580,14 @@ impl State {
         let header = if self.config.key.is_some() { GRE_KEYED } else { GRE };
         let mut all = BTreeMap::new();
         let Desired { peers, forwarding, .. } = self.plan.desired();
-        for (&id, peer) in peers {
-            let nbma = peer.endpoint.ip();
-            // Paths to one address share its counters; the newest shows them.
-            if self.plan.by_nbma(nbma) != Some(id) {
+        for &id in peers.keys() {
+            // Paths at one place share its counters; the newest shows them.
+            let place = self.plan.place(id).filter(|&place| self.plan.newest(place) == Some(id));
+            let Some(place) = place else {
                 all.insert(id, PeerCounters::default());
                 continue;
-            }
-            let element = Element { key: route::octets(nbma), end: None };
+            };
+            let element = Element { key: route::octets(place), end: None };
             let [rx, tx] =
                 [Set::Received, Set::Sent].map(|set| self.usage.of(&(set, element.clone())));
             let heard = self.heard.entry(id).or_default();

@@ -8,6 +8,8 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::nft::Element;
+use super::places::Seat;
+use super::route::address;
 use super::rules::Set;
 
 /// What is, or what is to be.
@@ -39,6 +41,34 @@ pub(crate) struct SaId {
     pub spi: u32,
     /// Receiver on the underlay.
     pub to: IpAddr,
+}
+
+impl Tables {
+    /// The aliases in use.
+    pub(crate) fn aliases(&self) -> impl Iterator<Item = &Element> {
+        let first = (Set::AliasOut, Element { key: Vec::new(), end: None });
+        let all = self.elements.range(first..).take_while(|(set, _)| *set == Set::AliasOut);
+        all.map(|(_, element)| element)
+    }
+
+    /// Who is sent to at which place, with ESP: public address, and port of ESP in UDP.
+    pub(crate) fn receivers(&self) -> BTreeMap<IpAddr, (IpAddr, Option<u16>)> {
+        let public: BTreeMap<IpAddr, IpAddr> = self
+            .aliases()
+            .filter_map(|element| Some((address(&element.key)?, address(element.end.as_ref()?)?)))
+            .collect();
+        let sent = self.associations.iter().filter(|(id, _)| id.direction == Direction::Out);
+        sent.map(|(id, association)| {
+            let public = public.get(&id.to).copied().unwrap_or(id.to);
+            (id.to, (public, association.ports.map(|(_, to)| to)))
+        })
+        .collect()
+    }
+
+    pub(crate) fn seats(&self) -> BTreeMap<IpAddr, Seat> {
+        let receivers = self.receivers().into_iter();
+        receivers.map(|(place, (public, port))| (place, Seat::new(public, port))).collect()
+    }
 }
 
 impl SaId {

@@ -132,6 +132,13 @@ fn esp(inbound: u32, outbound: u32) -> Transport {
     })
 }
 
+fn encapsulated(mut transport: Transport) -> Transport {
+    if let Transport::Esp(esp) = &mut transport {
+        esp.encapsulated = true;
+    }
+    transport
+}
+
 fn spis(tables: &Tables, direction: Direction) -> Vec<u32> {
     let of = |id: &&SaId| id.direction == direction;
     tables.associations.keys().filter(of).map(|id| id.spi).collect()
@@ -165,26 +172,40 @@ fn a_successor_sends_when_it_is_used_or_has_carried_something() {
     assert_eq!(spis(&moved, Direction::Out), [0x201]);
 }
 
+/// Both have their SAs and their neighbours: the second by an alias.
 #[test]
-fn of_two_peers_behind_one_address_one_is_reached() {
+fn two_peers_behind_one_address_are_reached() {
     let mut desired = spoke();
-    let at = |port| SocketAddr::new(ip("198.18.2.10"), port);
     let second = PeerId(3);
-    desired.peers.insert(B, Peer::new(at(61000), esp(0x102, 0x202)));
-    desired.peers.insert(second, Peer::new(at(61001), esp(0x103, 0x203)));
-    let shadowed = |desired: &Desired| {
-        let plan = planned(desired, &[]);
-        desired.peers.keys().copied().filter(|&id| plan.is_shadowed(id)).collect::<Vec<_>>()
+    let translated = |port, spi: u32| {
+        let transport = encapsulated(esp(0x100 + spi, 0x200 + spi));
+        Peer::new(SocketAddr::new(ip("198.18.2.10"), port), transport)
     };
-    assert_eq!(shadowed(&desired), [second], "not used");
+    desired.peers.insert(B, translated(61000, 2));
+    desired.peers.insert(second, translated(61001, 3));
     let hop = Hop { peer: second, via: ip("172.16.0.4") };
     desired.forwarding.insert(net("172.16.0.4/32"), hop);
-    assert_eq!(shadowed(&desired), [B], "the newer");
-    let all = Changes::between(&Desired::default(), &desired);
-    assert_eq!(Plan::new(context()).update(&desired, &all), [B], "which is told");
-    assert_eq!(plan(&desired, &[]).neighbours.get(&ip("172.16.0.3")), None);
-    desired.peers.insert(second, Peer::new(at(61000), esp(0x103, 0x203)));
-    assert!(shadowed(&desired).is_empty(), "it succeeds the other");
+    desired.forwarding.insert(net("192.168.3.0/24"), hop);
+    let tables = plan(&desired, &[]);
+    let alias = ip("240.0.0.1");
+    assert_eq!(tables.neighbours[&ip("172.16.0.3")], ip("198.18.2.10"));
+    assert_eq!(tables.neighbours[&ip("172.16.0.4")], alias);
+    let sent: BTreeMap<_, _> = tables
+        .associations
+        .iter()
+        .filter(|(id, _)| id.direction == Direction::Out)
+        .map(|(id, sa)| (id.spi, (id.to, sa.ports)))
+        .collect();
+    assert_eq!(sent[&0x202], (ip("198.18.2.10"), Some((4500, 61000))));
+    assert_eq!(sent[&0x203], (alias, Some((4500, 61001))));
+    let received = SaId { direction: Direction::In, spi: 0x103, to: ip("198.18.1.10") };
+    assert_eq!(tables.associations[&received].from, Some(ip("198.18.2.10")), "as it is sent");
+    let of = |set| tables.elements.iter().filter(move |(s, _)| *s == set).map(|(_, e)| e.clone());
+    let mapping = |key: &[u8], to| Element { key: key.to_vec(), end: Some(octets(ip(to))) };
+    assert!(of(Set::AliasIn).eq([mapping(&[0, 0, 1, 3], "240.0.0.1")]));
+    assert!(of(Set::AliasOut).eq([mapping(&[240, 0, 0, 1], "198.18.2.10")]));
+    assert!(of(Set::Sent).any(|element| element.key == octets(alias)), "counted apart");
+    assert_eq!(tables.receivers()[&alias], (ip("198.18.2.10"), Some(61001)));
 }
 
 #[test]
@@ -220,6 +241,7 @@ impl Dice {
         let endpoint = SocketAddr::new(self.of(&nbma), self.of(&[4500, 61000]));
         let transport = match self.below(4) {
             0 => Transport::Clear,
+            1 => encapsulated(esp(0x100 + id.0, 0x200 + id.0)),
             // A peer gives an SPI to one of us only, and we one to each.
             _ => esp(0x100 + id.0, 0x200 + id.0),
         };
@@ -295,10 +317,16 @@ fn what_changes_leads_where_the_whole_does() {
             elements.retain(|key| !keys.elements.contains(key));
             elements.extend(target.elements);
             assert_eq!(tables, plan.whole(), "seed {seed}");
+            let sent = tables.associations.keys().filter(|id| id.direction == Direction::Out);
+            let sent: Vec<IpAddr> = sent.map(|id| id.to).collect();
+            let places = sent.iter().collect::<BTreeSet<_>>();
+            assert_eq!(places.len(), sent.len(), "seed {seed}: one SA for each");
             assert_eq!(plan.desired(), &desired, "seed {seed}");
         }
         let mut fresh = Plan::new(context());
         fresh.update(&desired, &Changes::between(&Desired::default(), &desired));
+        // Where somebody is depends on who came first.
+        fresh.places = plan.places.clone();
         fresh.set_own(plan.own());
         plan.confirmed.iter().for_each(|&id| assert!(fresh.confirm(id)));
         plan.asked.iter().for_each(|&address| fresh.ask(address));
