@@ -175,14 +175,27 @@ impl Rules {
         Ok(nft::table_comment(kernel, &self.table)? == Some(self.comment()))
     }
 
-    /// Makes the table, in place of one of that name.
+    /// Makes the table, in place of one of that name. Who was let in by that one is by this one, too.
     pub(crate) fn install(&self, kernel: &Requests) -> io::Result<()> {
-        let mut requests = Vec::new();
-        if nft::table_comment(kernel, &self.table)?.is_some() {
-            requests.push(nft::delete_table(&self.table));
+        let there = nft::table_comment(kernel, &self.table)?.is_some();
+        let install = |kept: Vec<Request>| {
+            let former = there.then(|| nft::delete_table(&self.table));
+            kernel.transaction(former.into_iter().chain(self.requests()).chain(kept).collect())
+        };
+        if !there {
+            return install(Vec::new());
         }
-        requests.extend(self.requests());
-        kernel.transaction(requests)
+        // Another version may have made its sets otherwise.
+        install(self.sources_of(kernel)).or_else(|_| install(Vec::new()))
+    }
+
+    fn sources_of(&self, kernel: &Requests) -> Vec<Request> {
+        let sets = [Set::Trusted, Set::Source4, Set::Source6].into_iter();
+        let add = |set: Set| {
+            let elements = self.read(kernel, set).unwrap_or_default();
+            nft::add_elements(&self.table, set.name(), &elements.keys().collect::<Vec<_>>())
+        };
+        sets.flat_map(add).collect()
     }
 
     /// Makes the table and takes it away in one transaction, so that no packet meets its rules.
