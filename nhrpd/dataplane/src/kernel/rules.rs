@@ -193,7 +193,11 @@ impl Rules {
         let sets = [Set::Trusted, Set::Source4, Set::Source6].into_iter();
         let add = |set: Set| {
             let elements = self.read(kernel, set).unwrap_or_default();
-            nft::add_elements(&self.table, set.name(), &elements.keys().collect::<Vec<_>>())
+            nft::add_elements(
+                &self.table,
+                (set.name(), nft::KEY_END),
+                &elements.keys().collect::<Vec<_>>(),
+            )
         };
         sets.flat_map(add).collect()
     }
