@@ -80,7 +80,7 @@ impl Control {
                     // The packet threads follow a peer that moves before the control plane
                     // does: only what it newly says counts.
                     if former.endpoint != peer.endpoint {
-                        session.lock().set_endpoint(peer.endpoint);
+                        session.set_endpoint(peer.endpoint);
                     }
                 }
                 _ => {
@@ -112,7 +112,7 @@ impl Control {
     /// Sends the first handshake of every new session.
     pub(crate) fn start_sessions(&mut self, outbox: &mut Outbox) {
         for session in self.fresh.drain(..) {
-            session.lock().start(outbox);
+            session.start(outbox);
         }
     }
 

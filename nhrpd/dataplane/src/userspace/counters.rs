@@ -65,8 +65,9 @@ reasons! {
     EventQueue = "event-queue",
 }
 
-/// Counts drops by reason.
+/// Counts drops by reason. Each thread has its own.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Drops([AtomicU64; Reason::NAMES.len()]);
 
 impl Default for Drops {
@@ -89,51 +90,64 @@ impl Drops {
     }
 }
 
-/// Counters of one path; bytes are those of the inner IP packets.
+/// Counters of one path; bytes are those of the inner IP packets. What the thread that seals writes
+/// and what the one that opens writes lies in different lines of the cache.
 #[derive(Debug, Default)]
 pub(crate) struct PathCounters {
-    tx_packets: AtomicU64,
-    tx_bytes: AtomicU64,
-    rx_packets: AtomicU64,
-    rx_bytes: AtomicU64,
+    tx: Sent,
+    rx: Received,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Sent {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Received {
+    packets: AtomicU64,
+    bytes: AtomicU64,
     forwarded: AtomicU64,
     dropped: AtomicU64,
     /// Seconds since the start and 1; 0 = never.
-    last_rx: AtomicU64,
+    last: AtomicU64,
 }
 
 impl PathCounters {
     pub(crate) fn sent(&self, packets: u64, bytes: u64) {
-        self.tx_packets.fetch_add(packets, Relaxed);
-        self.tx_bytes.fetch_add(bytes, Relaxed);
+        self.tx.packets.fetch_add(packets, Relaxed);
+        self.tx.bytes.fetch_add(bytes, Relaxed);
     }
 
     pub(crate) fn received(&self, bytes: u64) {
-        self.rx_packets.fetch_add(1, Relaxed);
-        self.rx_bytes.fetch_add(bytes, Relaxed);
+        self.rx.packets.fetch_add(1, Relaxed);
+        self.rx.bytes.fetch_add(bytes, Relaxed);
     }
 
     pub(crate) fn forwarded(&self) {
-        self.forwarded.fetch_add(1, Relaxed);
+        self.rx.forwarded.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn dropped(&self, packets: u64) {
-        self.dropped.fetch_add(packets, Relaxed);
+        self.rx.dropped.fetch_add(packets, Relaxed);
     }
 
     pub(crate) fn heard(&self, start: Instant, now: Instant) {
-        self.last_rx.store(now.duration_since(start).as_secs() + 1, Relaxed);
+        self.rx.last.store(now.duration_since(start).as_secs() + 1, Relaxed);
     }
 
     pub(crate) fn read(&self) -> PeerCounters {
         PeerCounters {
-            tx_packets: self.tx_packets.load(Relaxed),
-            tx_bytes: self.tx_bytes.load(Relaxed),
-            rx_packets: self.rx_packets.load(Relaxed),
-            rx_bytes: self.rx_bytes.load(Relaxed),
-            forwarded_packets: self.forwarded.load(Relaxed),
-            dropped_packets: self.dropped.load(Relaxed),
-            last_rx: self.last_rx.load(Relaxed).checked_sub(1),
+            tx_packets: self.tx.packets.load(Relaxed),
+            tx_bytes: self.tx.bytes.load(Relaxed),
+            rx_packets: self.rx.packets.load(Relaxed),
+            rx_bytes: self.rx.bytes.load(Relaxed),
+            forwarded_packets: self.rx.forwarded.load(Relaxed),
+            dropped_packets: self.rx.dropped.load(Relaxed),
+            last_rx: self.rx.last.load(Relaxed).checked_sub(1),
         }
     }
 }

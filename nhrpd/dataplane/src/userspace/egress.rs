@@ -1,7 +1,6 @@
 //! From the kernel to the underlay.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use overlay::desired::Event;
 
+use super::Snapshot;
 use super::counters::Reason;
 use super::forward::Departure;
 use super::gre::Protocol;
@@ -18,7 +18,7 @@ use super::limit::{Bucket, First};
 use super::outbox::Outbox;
 use super::peers::Path;
 use super::segment::{Segments, Vnet};
-use super::{Core, Snapshot};
+use super::worker::Worker;
 
 /// The largest packet, with its virtio header.
 const LARGEST: usize = Vnet::LEN + 65_535;
@@ -26,32 +26,36 @@ const LARGEST: usize = Vnet::LEN + 65_535;
 /// many more as sending takes the time of.
 const TURN: usize = 64 << 10;
 const PACKET: usize = 1 << 10;
-/// ICMP errors per second.
+/// ICMP errors, and destinations without a path that are told of, per second, of all threads.
 const ERRORS: u32 = 100;
+const REPORTS: u32 = 100;
 
 /// Carries packets until the data plane stops.
-pub(crate) fn run(core: &Core) {
-    let mut egress = Egress::new(core);
+pub(crate) fn run(worker: Worker<'_>) {
+    let core = worker.core;
+    let mut egress = Egress::new(worker);
     let mut buffer = vec![0; LARGEST];
-    let queues = core.tun.queues();
-    let waits = std::iter::once(core.wake_egress.as_fd()).chain(queues);
+    let queues = || core.tun.queues().enumerate().filter(|(queue, _)| worker.share.has(*queue));
+    let waits = std::iter::once(worker.wakes()).chain(queues().map(|(_, fd)| fd));
     let mut fds: Vec<_> = waits.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     while !core.stopping() {
         if nix::poll::poll(&mut fds, PollTimeout::NONE).is_err() {
             continue;
         }
-        let _ = core.wake_egress.read();
+        worker.awake();
         egress.now = Instant::now();
         let snapshot = core.snapshot.load();
         let mut gone = false;
-        for (queue, fd) in fds[1..].iter().enumerate() {
+        for ((queue, _), fd) in queues().zip(&fds[1..]) {
             if fd.any() != Some(false) {
                 gone |= !egress.turn(&snapshot, queue, &mut buffer);
             }
         }
         egress.outbox.flush();
         if gone {
-            tracing::error!("{} is gone: restart the daemon", core.config.interface);
+            if worker.share.has(0) {
+                tracing::error!("{} is gone: restart the daemon", core.config.interface);
+            }
             fds.truncate(1);
         }
         // Who fills the queues may wait for this processor: the next batch is larger then.
@@ -60,7 +64,7 @@ pub(crate) fn run(core: &Core) {
 }
 
 struct Egress<'a> {
-    core: &'a Core,
+    worker: Worker<'a>,
     outbox: Outbox,
     scratch: Vec<u8>,
     now: Instant,
@@ -69,15 +73,15 @@ struct Egress<'a> {
 }
 
 impl<'a> Egress<'a> {
-    fn new(core: &'a Core) -> Self {
+    fn new(worker: Worker<'a>) -> Self {
         let now = Instant::now();
         Self {
-            core,
-            outbox: Outbox::new(core.sockets.clone(), core.drops.clone()),
+            worker,
+            outbox: worker.outbox(),
             scratch: vec![0; LARGEST + 64],
             now,
-            unroutable: First::new(256, Duration::from_secs(1), 100, now),
-            errors: Bucket::new(ERRORS, now),
+            unroutable: First::new(256, Duration::from_secs(1), worker.share.part(REPORTS), now),
+            errors: Bucket::new(worker.share.part(ERRORS), now),
         }
     }
 
@@ -86,7 +90,7 @@ impl<'a> Egress<'a> {
     fn turn(&mut self, snapshot: &Snapshot, queue: usize, buffer: &mut [u8]) -> bool {
         let mut sent = 0;
         while sent < TURN {
-            match self.core.tun.read(queue, buffer) {
+            match self.worker.core.tun.read(queue, buffer) {
                 Ok(len) => {
                     sent += len + PACKET;
                     self.packet(snapshot, &mut buffer[..len]);
@@ -103,7 +107,7 @@ impl<'a> Egress<'a> {
     fn packet(&mut self, snapshot: &Snapshot, read: &mut [u8]) {
         let Some((vnet, packet)) = read.split_first_chunk_mut() else { return };
         let Some(segments) = Segments::new(Vnet::decode(vnet), packet) else {
-            return self.core.drops.count(Reason::Malformed);
+            return self.worker.count(Reason::Malformed);
         };
         // It was parsed before.
         let Some(header) = Header::parse(packet) else { return };
@@ -118,7 +122,7 @@ impl<'a> Egress<'a> {
                 }
             }
             Departure::Multicast if snapshot.multicast.is_empty() => {
-                self.core.drops.count(Reason::NoMember);
+                self.worker.count(Reason::NoMember);
             }
             Departure::Multicast => {
                 for path in &snapshot.multicast {
@@ -127,7 +131,7 @@ impl<'a> Egress<'a> {
             }
             Departure::Unroutable => {
                 if self.unroutable.pass(header.destination, self.now) {
-                    self.core.event(Event::Unroutable { destination: header.destination });
+                    self.worker.core.event(Event::Unroutable { destination: header.destination });
                 }
                 self.refuse(Reason::Unroutable, icmp::Error::Unreachable, &header, packet);
             }
@@ -138,7 +142,7 @@ impl<'a> Egress<'a> {
         let mut sender = path.sender(&mut self.outbox);
         let longest = segments.longest();
         if sender.room(longest) > self.scratch.len() {
-            return self.core.drops.count(Reason::TooBig);
+            return self.worker.count(Reason::TooBig);
         }
         let protocol = Protocol::of(packet);
         let mut bytes = 0;
@@ -150,7 +154,7 @@ impl<'a> Egress<'a> {
                     let left = (segments.count() - index) as u64;
                     path.session.counters.dropped(left);
                     path.session.counters.sent(index as u64, bytes);
-                    return self.core.drops.add(reason, left);
+                    return self.worker.lane.drops.add(reason, left);
                 }
             }
         }
@@ -160,13 +164,14 @@ impl<'a> Egress<'a> {
     /// Drops a packet and tells its sender, who is behind the kernel. The error comes from the
     /// packet's destination: the kernel takes none from its own address.
     fn refuse(&mut self, reason: Reason, error: icmp::Error, header: &Header, packet: &[u8]) {
-        self.core.drops.count(reason);
-        if !self.errors.take(ERRORS, ERRORS, self.now) {
+        self.worker.count(reason);
+        let rate = self.worker.share.part(ERRORS);
+        if !self.errors.take(rate, rate, self.now) {
             return;
         }
         let mut reply = [0; icmp::MAX];
         if let Some(len) = icmp::error(error, packet, header.destination, &mut reply) {
-            self.core.deliver(&reply[..len]);
+            self.worker.deliver(&reply[..len]);
         }
     }
 }

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! Sealing takes no lock: the sequence number is one atomic counter, which is the IV as well
-//! (RFC 4106 §3.1, RFC 7634 §2).
+//! (RFC 4106 §3.1, RFC 7634 §2), however many threads seal.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305};
 use aws_lc_rs::aead::{LessSafeKey, Nonce, UnboundKey};
@@ -112,22 +112,26 @@ impl AsRef<[u8]> for Associated {
 /// The outbound SA.
 pub(crate) struct Sealer {
     direction: Direction,
-    next: AtomicU64,
+    next: Next,
 }
+
+/// The next sequence number, alone in its line of the cache: it is written for each packet.
+#[repr(align(64))]
+struct Next(AtomicU64);
 
 impl Sealer {
     pub(crate) fn new(cipher: EspCipher, esn: bool, keys: &EspKeys) -> Option<Self> {
-        Some(Self { direction: Direction::new(cipher, esn, keys)?, next: AtomicU64::new(1) })
+        Some(Self { direction: Direction::new(cipher, esn, keys)?, next: Next(AtomicU64::new(1)) })
     }
 
     /// Seals the GRE packet of `len` bytes that begins at [`FRONT`] of `packet`, which has room
     /// for [`BACK`] bytes behind it; the length of all.
     pub(crate) fn seal(&self, packet: &mut [u8], len: usize) -> Result<usize, Reason> {
-        let sequence = self.next.fetch_add(1, Relaxed);
+        let sequence = self.next.0.fetch_add(1, Relaxed);
         let last = if self.direction.esn { u64::MAX >> 1 } else { u64::from(u32::MAX) };
         if sequence > last {
             // Never a number twice, however often this is tried.
-            self.next.store(last + 1, Relaxed);
+            self.next.0.store(last + 1, Relaxed);
             return Err(Reason::NoSession);
         }
         let padding = (len + 2).next_multiple_of(4) - len - 2;
@@ -156,7 +160,7 @@ impl Sealer {
     /// Time for a successor.
     pub(crate) fn is_expiring(&self) -> bool {
         let limit = if self.direction.esn { SOFT_LIMIT_EXTENDED } else { SOFT_LIMIT };
-        self.next.load(Relaxed) > limit
+        self.next.0.load(Relaxed) > limit
     }
 }
 
@@ -182,7 +186,7 @@ impl Opener {
         let mut nonce = [0; 8];
         nonce.copy_from_slice(iv);
         let number = u32::from_be_bytes([a, b, c, d]);
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window();
         let sequence = if self.direction.esn { window.extend(number) } else { u64::from(number) };
         if !window.is_fresh(sequence) {
             return Err(Reason::Replayed);
@@ -206,6 +210,18 @@ impl Opener {
             NO_NEXT_HEADER => Ok(0),
             _ => Err(Reason::UnknownProtocol),
         }
+    }
+}
+
+impl Opener {
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing that was sent after this packet, which was opened, came before it or since.
+    pub(crate) fn is_newest(&self, packet: &[u8]) -> bool {
+        let low = packet.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+        low == Some(self.window().top as u32)
     }
 }
 
@@ -349,21 +365,65 @@ mod tests {
     #[test]
     fn sequence_numbers_end_before_they_repeat() {
         let (sealer, opener) = pair(EspCipher::Aes128Gcm16, 16, false);
-        sealer.next.store(SOFT_LIMIT, Relaxed);
+        sealer.next.0.store(SOFT_LIMIT, Relaxed);
         assert!(!sealer.is_expiring());
         opened(&opener, &sealed(&sealer, b"almost")).unwrap();
         assert!(sealer.is_expiring());
-        sealer.next.store(u32::MAX.into(), Relaxed);
+        sealer.next.0.store(u32::MAX.into(), Relaxed);
         opened(&opener, &sealed(&sealer, b"last")).unwrap();
         for _ in 0..3 {
             assert_eq!(sealer.seal(&mut [0; 64], 4), Err(Reason::NoSession));
         }
         let (sealer, opener) = pair(EspCipher::Aes128Gcm16, 16, true);
         for next in [u64::from(u32::MAX) - 1, u64::from(u32::MAX), 1 << 32, (1 << 32) + 70_000] {
-            sealer.next.store(next, Relaxed);
+            sealer.next.0.store(next, Relaxed);
             assert_eq!(opened(&opener, &sealed(&sealer, b"goes on")).unwrap(), b"goes on");
         }
         assert!(!sealer.is_expiring());
+    }
+
+    /// Four threads seal at once: no number is used twice, and the window takes the order that they
+    /// come in.
+    #[test]
+    fn no_number_is_used_twice_however_many_seal() {
+        const EACH: usize = 2_000;
+        for (start, esn) in [(1, true), (u64::from(u32::MAX) - 3_000, false)] {
+            let (sealer, opener) = pair(EspCipher::Aes128Gcm16, 16, esn);
+            sealer.next.0.store(start, Relaxed);
+            let (packets, arrived) = std::sync::mpsc::sync_channel(64);
+            let mut numbers = BTreeSet::new();
+            std::thread::scope(|scope| {
+                for thread in 0..4u8 {
+                    let (packets, sealer) = (packets.clone(), &sealer);
+                    scope.spawn(move || {
+                        for _ in 0..EACH {
+                            let mut packet = vec![thread; FRONT + 8 + BACK];
+                            if let Ok(len) = sealer.seal(&mut packet, 8) {
+                                packet.truncate(len);
+                                packets.send(packet).unwrap();
+                            }
+                        }
+                    });
+                }
+                drop(packets);
+                for packet in arrived {
+                    assert!(numbers.insert(packet[8..FRONT].to_vec()), "a nonce twice");
+                    assert_eq!(opened(&opener, &packet).unwrap().len(), 8);
+                }
+            });
+            let left = if esn { 4 * EACH } else { 3_001 };
+            assert_eq!(numbers.len(), left);
+        }
+    }
+
+    #[test]
+    fn a_packet_is_the_newest_until_a_later_one_was_opened() {
+        let (sealer, opener) = pair(EspCipher::Aes128Gcm16, 16, true);
+        let [first, second] = [(); 2].map(|()| sealed(&sealer, b"payload"));
+        opened(&opener, &second).unwrap();
+        opened(&opener, &first).unwrap();
+        assert!(opener.is_newest(&second) && !opener.is_newest(&first));
+        assert!(!opener.is_newest(&first[..7]));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::limit::{Bucket, First, IkeGate, PerSource};
 use super::outbox::Outbox;
 use super::peers::{COOKIE, DATA, INITIATION, MESSAGE, Path, Protection, RESPONSE};
 use super::socket::Socket;
+use super::worker::Worker;
 use super::{Core, Snapshot};
 
 /// Buffers that one system call fills; each holds what the kernel joined.
@@ -49,8 +50,9 @@ const REDIRECT: Duration = Duration::from_secs(2);
 const QUOTE: usize = 128;
 
 /// Carries packets until the data plane stops.
-pub(crate) fn run(core: &Core) {
-    let mut ingress = Ingress::new(core);
+pub(crate) fn run(worker: Worker<'_>) {
+    let core = worker.core;
+    let mut ingress = Ingress::new(worker);
     let mut memory = vec![0; BUFFERS * BUFFER];
     let mut meta = [RecvMeta::default(); BUFFERS];
     let mut next_tick = Instant::now() + TICK;
@@ -65,7 +67,7 @@ pub(crate) fn run(core: &Core) {
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::NONE)
         };
         drop(snapshot);
-        wait(core, timeout);
+        wait(worker, timeout);
         ingress.now = Instant::now();
         for _ in 0..BATCH {
             let snapshot = core.snapshot.load();
@@ -85,19 +87,20 @@ pub(crate) fn run(core: &Core) {
     }
 }
 
-fn wait(core: &Core, timeout: PollTimeout) {
-    let wake = || PollFd::new(core.wake_ingress.as_fd(), PollFlags::POLLIN);
+fn wait(worker: Worker<'_>, timeout: PollTimeout) {
+    let wake = || PollFd::new(worker.wakes(), PollFlags::POLLIN);
     let mut fds = [wake(), wake(), wake()];
     let mut used = 1;
-    for (fd, socket) in fds[1..].iter_mut().zip(core.sockets.iter()) {
+    for (fd, socket) in fds[1..].iter_mut().zip(worker.core.sockets.iter()) {
         *fd = PollFd::new(socket.as_fd(), PollFlags::POLLIN);
         used += 1;
     }
     let _ = nix::poll::poll(&mut fds[..used], timeout);
-    let _ = core.wake_ingress.read();
+    worker.awake();
 }
 
 struct Ingress<'a> {
+    worker: Worker<'a>,
     core: &'a Core,
     outbox: Outbox,
     coalescer: Coalescer,
@@ -137,11 +140,13 @@ impl Origin<'_> {
 }
 
 impl<'a> Ingress<'a> {
-    fn new(core: &'a Core) -> Self {
+    fn new(worker: Worker<'a>) -> Self {
         let now = Instant::now();
+        let core = worker.core;
         Self {
+            worker,
             core,
-            outbox: Outbox::new(core.sockets.clone(), core.drops.clone()),
+            outbox: worker.outbox(),
             coalescer: Coalescer::new(core.tun.offloads()),
             scratch: vec![0; HEADROOM + BUFFER + 64],
             now,
@@ -182,9 +187,9 @@ impl<'a> Ingress<'a> {
     }
 
     fn flush(&mut self) {
-        let core = self.core;
+        let worker = self.worker;
         self.coalescer
-            .flush(&mut |queue, vnet: &_, packet: &_| core.deliver_large(queue, vnet, packet));
+            .flush(&mut |queue, vnet: &_, packet: &_| worker.deliver_large(queue, vnet, packet));
         self.outbox.flush();
     }
 
@@ -210,7 +215,7 @@ impl<'a> Ingress<'a> {
             _ => Err(Reason::UnknownDatagram),
         };
         if let Err(reason) = result {
-            self.core.drops.count(reason);
+            self.worker.count(reason);
         }
     }
 
@@ -290,7 +295,7 @@ impl<'a> Ingress<'a> {
                 None => self.early.push_front(early),
                 Some(path) => {
                     if let Err(reason) = self.open(snapshot, path, early.from, &early.message) {
-                        self.core.drops.count(reason);
+                        self.worker.count(reason);
                     }
                 }
             }
@@ -388,7 +393,7 @@ impl<'a> Ingress<'a> {
             self.gre(snapshot, origin, HEADROOM..end)
         });
         if let Err(reason) = result {
-            self.core.drops.count(reason);
+            self.worker.count(reason);
             origin.dropped();
         }
     }
@@ -427,11 +432,11 @@ impl<'a> Ingress<'a> {
         match snapshot.forwarding.arrival(ingress, sources, header.source, header.destination) {
             Arrival::Drop(reason) => Err(reason),
             Arrival::Kernel => {
-                let core = self.core;
+                let worker = self.worker;
                 let packet = &self.scratch[begin..end];
                 let queue = origin.path.map_or(0, |path| path.session.queue);
                 let mut write =
-                    |queue, vnet: &_, packet: &_| core.deliver_large(queue, vnet, packet);
+                    |queue, vnet: &_, packet: &_| worker.deliver_large(queue, vnet, packet);
                 self.coalescer.push(queue, &header, packet, &mut write);
                 Ok(())
             }
@@ -489,7 +494,7 @@ impl<'a> Ingress<'a> {
             let protocol = Protocol::of(&reply);
             let sent = path.send(protocol, &reply[..len], &mut plain, &mut self.outbox);
             if let Err(reason) = sent {
-                self.core.drops.count(reason);
+                self.worker.count(reason);
             }
         }
     }

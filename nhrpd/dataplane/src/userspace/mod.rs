@@ -2,14 +2,15 @@
 //! Linux that has `/dev/net/tun`.
 //!
 //! ```text
-//!   kernel ── TUN ──▶ egress thread ──▶ look up ── GRE ── seal ──▶ UDP ──▶ underlay
+//!   kernel ── TUN ──▶ egress threads ──▶ look up ── GRE ── seal ──▶ UDP ──▶ underlay
 //!          ◀────────  ingress thread ◀── open ── GRE ── decide ◀── UDP ◀──
 //!                          └────────── forward to another peer ──────┘
 //! ```
 //!
-//! Two threads carry the packets, in batches: the kernel hands over and takes TCP streams in
-//! pieces of up to 64 KiB, and UDP datagrams of one length to one peer in one system call.
-//! They read a snapshot that the control plane swaps, and report by a bounded queue.
+//! Threads of their own carry the packets, in batches: the kernel hands over and takes TCP streams
+//! in pieces of up to 64 KiB, and UDP datagrams of one length to one peer in one system call.
+//! They read a snapshot that the control plane swaps, and report by a bounded queue. Each has its
+//! share of the device's queues.
 
 mod coalesce;
 mod control;
@@ -31,6 +32,7 @@ mod peers;
 mod segment;
 mod socket;
 pub(crate) mod tun;
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -40,7 +42,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use overlay::desired::{Desired, Event, PeerCounters, PeerId};
 use tokio::sync::{mpsc, watch};
 
@@ -52,9 +53,9 @@ use forward::Forwarding;
 use gre::{Headers, Protocol};
 use outbox::Outbox;
 use peers::Path;
-use segment::Vnet;
 use socket::Sockets;
 use tun::Tun;
+use worker::{Lane, Share, Worker};
 
 pub use esp::{CIPHERS as ESP_CIPHERS, aes_in_hardware};
 
@@ -88,6 +89,9 @@ pub struct Config {
     pub grace: Duration,
     /// Packets after which an ESP path should get new keys (kernel data plane).
     pub rekey_packets: u64,
+    /// Threads that seal; `None`: as many as the processors that this process may use are worth
+    /// (userspace data plane).
+    pub workers: Option<usize>,
 }
 
 impl Default for Config {
@@ -106,6 +110,7 @@ impl Default for Config {
             keepalive: Some(20),
             grace: Duration::from_secs(60),
             rekey_packets: 3 << 30,
+            workers: None,
         }
     }
 }
@@ -129,13 +134,14 @@ pub(crate) struct Core {
     pub tun: Tun,
     pub sockets: Arc<Sockets>,
     pub snapshot: ArcSwap<Snapshot>,
+    /// What no packet thread counted.
     pub drops: Arc<Drops>,
     pub events: mpsc::Sender<Event>,
     pub start: Instant,
     control: Mutex<Control>,
     stopping: AtomicBool,
-    wake_egress: EventFd,
-    wake_ingress: EventFd,
+    /// Of the threads that seal, and then of those that open.
+    lanes: Vec<Lane>,
 }
 
 /// What the packet threads look things up in; never changed, only replaced.
@@ -178,18 +184,6 @@ impl Core {
         self.config.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == v4)
     }
 
-    /// Gives the kernel a packet that was not cut or joined.
-    pub(crate) fn deliver(&self, packet: &[u8]) {
-        self.deliver_large(0, &Vnet::default(), packet);
-    }
-
-    /// Gives the kernel a packet through a queue of the device; see [`Tun::write`].
-    pub(crate) fn deliver_large(&self, queue: usize, vnet: &Vnet, packet: &[u8]) {
-        if self.tun.write(queue, vnet, packet).is_err() {
-            self.drops.count(Reason::DeviceFailed);
-        }
-    }
-
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,9 +198,7 @@ impl Core {
     }
 
     fn wake(&self) {
-        // A write can fail only where the counter is full, and then the thread is awake.
-        let _ = self.wake_egress.write(1);
-        let _ = self.wake_ingress.write(1);
+        self.lanes.iter().for_each(Lane::wake);
     }
 }
 
@@ -238,10 +230,10 @@ impl Userspace {
         let index = kernel
             .configure(&config.interface, &config.addresses, control.device_mtu(&config))
             .await?;
-        let wake = || {
-            EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
-                .map_err(|errno| Error::Thread(errno.into()))
-        };
+        let workers = config.workers.unwrap_or_else(worker::by_processors).max(1);
+        let sealing = workers.min(tun.queues().count());
+        let lanes = std::iter::repeat_with(Lane::new).take(sealing + 1);
+        let lanes = lanes.collect::<Result<_, _>>()?;
         let core = Arc::new(Core {
             tun,
             sockets,
@@ -251,24 +243,29 @@ impl Userspace {
             start: Instant::now(),
             control: Mutex::new(control),
             stopping: AtomicBool::new(false),
-            wake_egress: wake()?,
-            wake_ingress: wake()?,
+            lanes,
             config,
         });
         let (routes, desired) = watch::channel(BTreeSet::new());
         let mut this = Self { core: core.clone(), threads: Vec::new(), kernel, index, routes };
         this.kernel.keep_routes(index, desired, Arc::downgrade(&core)).await?;
-        this.spawn("dp-egress", egress::run)?;
-        this.spawn("dp-ingress", ingress::run)?;
+        for place in 0..sealing {
+            this.spawn("egress", egress::run, Share { place, of: sealing })?;
+        }
+        this.spawn("ingress", ingress::run, Share { place: 0, of: 1 })?;
         this.core.tun.set_persistent(true);
         Ok(this)
     }
 
-    fn spawn(&mut self, name: &str, run: fn(&Core)) -> Result<(), Error> {
+    /// Starts the next thread.
+    fn spawn(&mut self, kind: &str, run: fn(Worker<'_>), share: Share) -> Result<(), Error> {
         let core = self.core.clone();
-        let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK);
-        let thread = thread.spawn(move || run(&core)).map_err(Error::Thread)?;
-        self.threads.push(thread);
+        let lane = self.threads.len();
+        let name = format!("dp-{kind}-{}", share.place);
+        let thread = std::thread::Builder::new().name(name).stack_size(STACK);
+        let thread =
+            thread.spawn(move || run(Worker { core: &core, lane: &core.lanes[lane], share }));
+        self.threads.push(thread.map_err(Error::Thread)?);
         Ok(())
     }
 
@@ -375,7 +372,13 @@ impl Userspace {
 
     /// Drops since the start, by reason.
     pub fn drops(&self) -> BTreeMap<&'static str, u64> {
-        self.core.drops.read()
+        let mut sum = self.core.drops.read();
+        for lane in &self.core.lanes {
+            for (reason, count) in lane.drops.read() {
+                *sum.entry(reason).or_default() += count;
+            }
+        }
+        sum
     }
 
     /// What the kernel does for whole batches, in words for the log.

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
@@ -45,7 +47,7 @@ const REJECT_AFTER_MESSAGES: u64 = 1 << 60;
 /// What stays the same in one forwarding snapshot.
 #[derive(Debug)]
 pub(crate) struct Path {
-    pub session: std::sync::Arc<Session>,
+    pub session: Arc<Session>,
     pub headers: Headers,
     /// Largest inner packet that needs no fragments.
     pub mtu: u16,
@@ -57,8 +59,8 @@ impl Path {
     /// Begins a batch.
     pub(crate) fn sender<'a>(&'a self, outbox: &'a mut Outbox) -> Sender<'a> {
         let way = match &self.session.protection {
-            Protection::Clear => Way::Clear(self.session.lock().endpoint),
-            Protection::Esp { sealer, .. } => Way::Esp(sealer, self.session.lock().endpoint),
+            Protection::Clear => Way::Clear(self.session.endpoint.get()),
+            Protection::Esp { sealer, .. } => Way::Esp(sealer, self.session.endpoint.get()),
             Protection::WireGuard { .. } => Way::WireGuard(&self.session),
         };
         Sender { headers: &self.headers, way, outbox }
@@ -152,7 +154,8 @@ impl Sender<'_> {
         self.headers.write(buffer, protocol, len);
         let padded = (begin + len).next_multiple_of(PADDING);
         buffer[begin + len..padded].fill(0);
-        session.lock().seal(&buffer[..padded], self.outbox)
+        let mut state = session.lock();
+        state.seal(&buffer[..padded], session.endpoint.get(), self.outbox)
     }
 }
 
@@ -164,7 +167,25 @@ pub(crate) struct Session {
     /// Queue of the tunnel device for what comes from this peer, see [`Tun::write`]; the same
     /// with the next keys.
     pub queue: usize,
+    endpoint: Endpoint,
+    /// ESP: the peer was heard.
+    heard: AtomicBool,
     state: Mutex<State>,
+}
+
+/// Where a peer is. Read for every packet without a lock; changed under that of [`State`].
+struct Endpoint(ArcSwap<SocketAddr>);
+
+impl Endpoint {
+    fn get(&self) -> SocketAddr {
+        **self.0.load()
+    }
+
+    fn set(&self, to: SocketAddr) {
+        if self.get() != to {
+            self.0.store(Arc::new(to));
+        }
+    }
 }
 
 /// What tells a session's packets from others', and what needs no lock.
@@ -191,7 +212,6 @@ impl std::fmt::Debug for Session {
 
 /// What changes with the packets.
 pub(crate) struct State {
-    endpoint: SocketAddr,
     reported_endpoint: SocketAddr,
     life: Life,
     reported: Life,
@@ -208,6 +228,8 @@ struct Tunnel {
     created: Instant,
     /// boringtun has keys to seal with.
     ready: bool,
+    /// Receiver index and counter of the newest packet.
+    newest: (u32, u64),
     /// An initiation of ours has no answer yet.
     attempting: bool,
     retry_at: Instant,
@@ -252,6 +274,7 @@ impl Session {
                     initiate: *initiate,
                     created: now,
                     ready: false,
+                    newest: (0, 0),
                     attempting: false,
                     retry_at: now + FIRST_RETRY,
                     retry_after: FIRST_RETRY,
@@ -273,7 +296,6 @@ impl Session {
             .map(|seconds| Duration::from_secs(seconds.into()));
         let endpoint = peer.endpoint;
         let state = State {
-            endpoint,
             reported_endpoint: endpoint,
             life: Life::New,
             reported: Life::New,
@@ -285,10 +307,12 @@ impl Session {
         let mut hasher = DefaultHasher::new();
         endpoint.hash(&mut hasher);
         let queue = (hasher.finish() % tun::QUEUES as u64) as usize;
-        Some(Self { id, protection, counters, queue, state: Mutex::new(state) })
+        let endpoint = Endpoint(ArcSwap::from_pointee(endpoint));
+        let (heard, state) = (AtomicBool::new(false), Mutex::new(state));
+        Some(Self { id, protection, counters, queue, endpoint, heard, state })
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -309,26 +333,41 @@ impl Session {
         outbox: &mut Outbox,
         report: impl FnMut(Event) -> bool,
     ) -> Result<usize, Reason> {
-        let (result, mut state) = match &self.protection {
-            Protection::Esp { opener, .. } => {
-                let result = opener.open(message, out);
-                let mut state = self.lock();
-                if result.is_ok() {
-                    // RFC 7296 §2.23: the address follows authenticated packets.
-                    state.endpoint = from;
-                    state.life = Life::Up;
-                }
-                (result, state)
-            }
-            _ => {
-                let mut state = self.lock();
-                (state.receive(from, message, out, outbox), state)
-            }
+        let Protection::Esp { opener, .. } = &self.protection else {
+            let mut state = self.lock();
+            let result = state.receive(&self.endpoint, from, message, out, outbox);
+            state.report(self, report);
+            return result;
         };
-        if state.has_news() {
-            state.report(self.id, report);
+        let len = opener.open(message, out)?;
+        // No lock where nothing is new. The endpoint follows authenticated packets (RFC 7296 §2.23),
+        // and of several threads that have one each the newest.
+        if !self.heard.load(Relaxed) || self.endpoint.get() != from {
+            let mut state = self.lock();
+            if opener.is_newest(message) {
+                self.endpoint.set(from);
+            }
+            state.life = Life::Up;
+            self.heard.store(true, Relaxed);
+            state.report(self, report);
         }
-        result
+        Ok(len)
+    }
+
+    /// The control plane knows of another endpoint.
+    pub(crate) fn set_endpoint(&self, endpoint: SocketAddr) {
+        let mut state = self.lock();
+        self.endpoint.set(endpoint);
+        state.reported_endpoint = endpoint;
+    }
+
+    /// The initiating side of a new session speaks first.
+    pub(crate) fn start(&self, outbox: &mut Outbox) {
+        if let Some(tunnel) = &mut self.lock().tunnel
+            && tunnel.initiate
+        {
+            tunnel.initiate(self.endpoint.get(), false, outbox);
+        }
     }
 
     /// Runs what is due; to be called every 250 ms or so.
@@ -339,29 +378,24 @@ impl Session {
         mut report: impl FnMut(Event) -> bool,
     ) {
         let mut state = self.lock();
+        let to = self.endpoint.get();
         match &self.protection {
             Protection::Clear => return,
-            Protection::WireGuard { .. } => state.tick(now, outbox),
+            Protection::WireGuard { .. } => state.tick(now, to, outbox),
             Protection::Esp { sealer, .. } => {
-                state.keep_alive(now, self.counters.read().tx_packets, outbox);
+                state.keep_alive(now, self.counters.read().tx_packets, to, outbox);
                 if sealer.is_expiring() && !state.expiring {
                     state.expiring = report(Event::Expiring { peer: self.id });
                 }
             }
         }
-        state.report(self.id, report);
+        state.report(self, report);
     }
 }
 
 impl State {
-    /// The control plane knows of another endpoint.
-    pub(crate) fn set_endpoint(&mut self, endpoint: SocketAddr) {
-        self.endpoint = endpoint;
-        self.reported_endpoint = endpoint;
-    }
-
     /// Sends a padded packet through WireGuard: sealed, or later when a handshake is done.
-    fn seal(&mut self, plain: &[u8], outbox: &mut Outbox) -> Result<(), Reason> {
+    fn seal(&mut self, plain: &[u8], to: SocketAddr, outbox: &mut Outbox) -> Result<(), Reason> {
         let tunnel = self.tunnel.as_mut().ok_or(Reason::NoSession)?;
         if !tunnel.ready {
             if tunnel.queue.len() == QUEUE {
@@ -370,27 +404,19 @@ impl State {
             tunnel.queue.push_back(plain.to_vec());
             // Before the first handshake it is the initiator's turn.
             if tunnel.initiate || self.life != Life::New {
-                tunnel.initiate(self.endpoint, false, outbox);
+                tunnel.initiate(to, false, outbox);
             }
             return Ok(());
         }
-        tunnel.encapsulate(plain, self.endpoint, outbox);
+        tunnel.encapsulate(plain, to, outbox);
         Ok(())
-    }
-
-    /// The initiating side of a new session speaks first.
-    pub(crate) fn start(&mut self, outbox: &mut Outbox) {
-        if let Some(tunnel) = &mut self.tunnel
-            && tunnel.initiate
-        {
-            tunnel.initiate(self.endpoint, false, outbox);
-        }
     }
 
     /// Opens a WireGuard message into `out`, which must be as long as it. The length of the
     /// packet inside; 0 = none.
     fn receive(
         &mut self,
+        endpoint: &Endpoint,
         from: SocketAddr,
         message: &[u8],
         out: &mut [u8],
@@ -398,11 +424,18 @@ impl State {
     ) -> Result<usize, Reason> {
         let tunnel = self.tunnel.as_mut().ok_or(Reason::UnknownSession)?;
         let kind = message.first().copied().unwrap_or_default();
+        let mut newest = tunnel.newest;
         if kind == DATA {
+            let index = message.get(4..8).and_then(|bytes| bytes.try_into().ok());
             let counter = message.get(8..16).and_then(|bytes| bytes.try_into().ok());
+            let index = u32::from_le_bytes(index.ok_or(Reason::Malformed)?);
             let counter = u64::from_le_bytes(counter.ok_or(Reason::Malformed)?);
             if counter >= REJECT_AFTER_MESSAGES {
                 return Err(Reason::Unauthentic);
+            }
+            // What was sent before does not say where the peer is now.
+            if index != newest.0 || counter > newest.1 {
+                newest = (index, counter);
             }
         }
         let len = match tunnel.tunn.decapsulate(Some(from.ip()), message, out) {
@@ -424,11 +457,14 @@ impl State {
         };
         match kind {
             INITIATION => {
-                self.endpoint = from;
+                endpoint.set(from);
                 tunnel.attempting = false;
             }
             RESPONSE | DATA => {
-                self.endpoint = from;
+                if newest != tunnel.newest || kind == RESPONSE {
+                    endpoint.set(from);
+                    tunnel.newest = newest;
+                }
                 tunnel.attempting &= kind == DATA;
                 self.life = Life::Up;
                 tunnel.established(from, outbox);
@@ -439,26 +475,26 @@ impl State {
     }
 
     /// A NAT keepalive (RFC 3948 §2.3) where nothing else was sent.
-    fn keep_alive(&mut self, now: Instant, sent: u64, outbox: &mut Outbox) {
+    fn keep_alive(&mut self, now: Instant, sent: u64, to: SocketAddr, outbox: &mut Outbox) {
         let Some((interval, due, before)) = &mut self.keepalive else { return };
         if now < *due {
             return;
         }
         if sent == *before {
             outbox.slot(1)[0] = 0xff;
-            outbox.commit(self.endpoint, 1);
+            outbox.commit(to, 1);
         }
         (*due, *before) = (now + *interval, sent);
     }
 
     /// Runs what WireGuard's timers ask for.
-    fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
+    fn tick(&mut self, now: Instant, to: SocketAddr, outbox: &mut Outbox) {
         let Some(tunnel) = &mut self.tunnel else { return };
         let idle_too_long = match tunnel.tunn.update_timers(outbox.slot(MESSAGE)) {
             TunnResult::WriteToNetwork(message) => {
                 let len = message.len();
                 tunnel.attempting |= message.first() == Some(&INITIATION);
-                outbox.commit(self.endpoint, len);
+                outbox.commit(to, len);
                 false
             }
             TunnResult::Err(WireGuardError::ConnectionExpired) => true,
@@ -480,12 +516,13 @@ impl State {
         {
             tunnel.retry_after *= 2;
             tunnel.retry_at = now + tunnel.retry_after;
-            tunnel.initiate(self.endpoint, true, outbox);
+            tunnel.initiate(to, true, outbox);
         }
     }
 
     /// Tells the control plane what it does not know yet; `send` says whether it was taken.
-    fn report(&mut self, peer: PeerId, mut send: impl FnMut(Event) -> bool) {
+    fn report(&mut self, session: &Session, mut send: impl FnMut(Event) -> bool) {
+        let (peer, endpoint) = (session.id, session.endpoint.get());
         if self.life != self.reported {
             let event = match self.life {
                 Life::Down => Event::Down { peer },
@@ -495,16 +532,9 @@ impl State {
                 self.reported = self.life;
             }
         }
-        if self.endpoint != self.reported_endpoint
-            && send(Event::Moved { peer, endpoint: self.endpoint })
-        {
-            self.reported_endpoint = self.endpoint;
+        if endpoint != self.reported_endpoint && send(Event::Moved { peer, endpoint }) {
+            self.reported_endpoint = endpoint;
         }
-    }
-
-    /// Whether [`Self::report`] has something to say.
-    fn has_news(&self) -> bool {
-        self.endpoint != self.reported_endpoint || self.life != self.reported
     }
 }
 

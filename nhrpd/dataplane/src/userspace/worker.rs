@@ -1,0 +1,105 @@
+//! The packet threads, and what each has for itself: in the steady state no two of them wait for
+//! one another, nor write to the same memory.
+
+use std::num::NonZero;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::Core;
+use super::counters::{Drops, Reason};
+use super::outbox::Outbox;
+use super::segment::Vnet;
+use crate::Error;
+
+/// Of each kind, however many processors there are.
+const MOST: usize = 8;
+
+/// How many threads seal, and how many open: all processors that this process may use, but one of
+/// each at least.
+pub(crate) fn by_processors() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (processors / 2).clamp(1, MOST)
+}
+
+/// What a thread shares with no other.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    wake: EventFd,
+    pub drops: Arc<Drops>,
+}
+
+impl Lane {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let wake = EventFd::from_value_and_flags(0, flags);
+        let wake = wake.map_err(|errno| Error::Thread(errno.into()))?;
+        Ok(Self { wake, drops: Arc::default() })
+    }
+
+    pub(crate) fn wake(&self) {
+        // A write can fail only where the counter is full, and then the thread is awake.
+        let _ = self.wake.write(1);
+    }
+}
+
+/// One of several threads that do the same.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    pub place: usize,
+    pub of: usize,
+}
+
+impl Share {
+    /// Whether this one serves that queue.
+    pub(crate) fn has(self, queue: usize) -> bool {
+        queue % self.of == self.place
+    }
+
+    /// Its part of what all together may do.
+    pub(crate) fn part(self, all: u32) -> u32 {
+        (all / self.of as u32).max(1)
+    }
+}
+
+/// A packet thread at work.
+#[derive(Clone, Copy)]
+pub(crate) struct Worker<'a> {
+    pub core: &'a Core,
+    pub lane: &'a Lane,
+    pub share: Share,
+}
+
+impl<'a> Worker<'a> {
+    pub(crate) fn outbox(self) -> Outbox {
+        Outbox::new(self.core.sockets.clone(), self.lane.drops.clone())
+    }
+
+    /// Readable when there is something else than packets to look at.
+    pub(crate) fn wakes(self) -> BorrowedFd<'a> {
+        self.lane.wake.as_fd()
+    }
+
+    /// Ends what [`Self::wakes`] says.
+    pub(crate) fn awake(self) {
+        let _ = self.lane.wake.read();
+    }
+
+    /// A packet was dropped.
+    pub(crate) fn count(self, reason: Reason) {
+        self.lane.drops.count(reason);
+    }
+
+    /// Gives the kernel a packet that was not cut or joined.
+    pub(crate) fn deliver(self, packet: &[u8]) {
+        self.deliver_large(0, &Vnet::default(), packet);
+    }
+
+    /// Gives the kernel a packet through a queue of the device; see [`super::tun::Tun::write`].
+    pub(crate) fn deliver_large(self, queue: usize, vnet: &Vnet, packet: &[u8]) {
+        if self.core.tun.write(queue, vnet, packet).is_err() {
+            self.count(Reason::DeviceFailed);
+        }
+    }
+}
