@@ -163,6 +163,7 @@ pub(crate) fn plane(config: &Config, underlay: &Underlay) -> dataplane::Config {
         source: underlay.address,
         bind_source: matches!(config.underlay.source, Source::Address(_)),
         grace: config.nhrp.holding_time,
+        workers: std::env::var("NHRPD_WORKERS").ok().and_then(|workers| workers.parse().ok()),
         ..dataplane::Config::default()
     }
 }

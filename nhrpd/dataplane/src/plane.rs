@@ -135,7 +135,10 @@ impl std::fmt::Display for DataPlane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Kernel(_) => f.write_str("kernel"),
-            Self::Userspace(plane) => write!(f, "userspace, offloads {}", plane.offloads()),
+            Self::Userspace(plane) => {
+                write!(f, "userspace, packet threads {}, ", plane.threads())?;
+                write!(f, "offloads {}", plane.offloads())
+            }
         }
     }
 }

@@ -479,6 +479,7 @@ async fn a_device_with_a_single_queue_is_taken_over() {
     for node in [&mut a, &mut b] {
         node.route("172.16.0.0/24", id);
         node.apply();
+        node.wait_up(id).await;
     }
     assert_eq!(a.ping("172.16.0.2", 5), 5);
 }

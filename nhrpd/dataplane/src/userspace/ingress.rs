@@ -18,7 +18,7 @@ use super::forward::{Arrival, Via};
 use super::gre::{self, Headers, Protocol};
 use super::icmp;
 use super::ip::{self, Header};
-use super::limit::{Bucket, First, IkeGate, PerSource};
+use super::limit::{Bucket, First};
 use super::outbox::Outbox;
 use super::peers::{COOKIE, DATA, INITIATION, MESSAGE, Path, Protection, RESPONSE};
 use super::socket::Socket;
@@ -28,21 +28,21 @@ use super::{Core, Snapshot};
 /// Buffers that one system call fills; each holds what the kernel joined.
 const BUFFERS: usize = 16;
 const BUFFER: usize = 64 << 10;
-/// Receive calls before what they gave is sent.
+/// Receive calls for each socket before what they gave is sent.
 const BATCH: usize = 4;
 const TICK: Duration = Duration::from_millis(250);
 /// Room before an opened packet for the headers of the next path.
 const HEADROOM: usize = Headers::MAX;
-/// ICMP errors per second.
+/// Per second, of all threads: ICMP errors, redirects, strangers that are told of.
 const ERRORS: u32 = 100;
-/// Handshake messages per second from one address, and at once.
-const HANDSHAKES: (u32, u32) = (100, 200);
+const REDIRECTS: u32 = 500;
+const REPORTS: u32 = 10;
 /// Handshake initiations and ESP packets that wait for their session, and how long. A peer sends
 /// the first right behind the last message of IKE: it may be here before the control plane has
 /// read that one.
 const EARLY: usize = 16;
 const EARLY_LIFE: Duration = Duration::from_secs(1);
-/// Keys per second that handshakes from unknown endpoints are tried with.
+/// Keys per second that handshakes from unknown endpoints are tried with, of all threads.
 const TRIALS: u32 = 20_000;
 /// A flow's redirect is said again after this; an indication may get lost.
 const REDIRECT: Duration = Duration::from_secs(2);
@@ -56,6 +56,11 @@ pub(crate) fn run(worker: Worker<'_>) {
     let mut memory = vec![0; BUFFERS * BUFFER];
     let mut meta = [RecvMeta::default(); BUFFERS];
     let mut next_tick = Instant::now() + TICK;
+    let own = core.sockets.iter().filter(|(place, _)| worker.share.has(*place));
+    let sockets: Vec<_> = own.map(|(_, socket)| socket).collect();
+    let waits = std::iter::once(worker.wakes()).chain(sockets.iter().map(|socket| socket.as_fd()));
+    let mut fds: Vec<_> = waits.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    let mut ready = Vec::with_capacity(sockets.len());
     while !core.stopping() {
         let snapshot = core.snapshot.load();
         ingress.retry_early(&snapshot);
@@ -67,36 +72,29 @@ pub(crate) fn run(worker: Worker<'_>) {
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::NONE)
         };
         drop(snapshot);
-        wait(worker, timeout);
+        let polled = nix::poll::poll(&mut fds, timeout).is_ok();
+        worker.awake();
         ingress.now = Instant::now();
+        let readable = |fd: &PollFd<'_>| polled && fd.any() != Some(false);
+        let places = sockets.iter().zip(&fds[1..]).filter(|(_, fd)| readable(fd));
+        ready.extend(places.map(|(socket, _)| *socket));
         for _ in 0..BATCH {
             let snapshot = core.snapshot.load();
-            let mut received = 0;
-            for socket in core.sockets.iter() {
-                received += ingress.receive(&snapshot, socket, &mut memory, &mut meta);
-            }
-            if received < BUFFERS {
+            // Each once in turn; one that gave less than it may is empty.
+            ready.retain(|socket| {
+                ingress.receive(&snapshot, socket, &mut memory, &mut meta) == BUFFERS
+            });
+            if ready.is_empty() {
                 break;
             }
         }
+        ready.clear();
         ingress.flush();
         if ingress.now >= next_tick {
             next_tick = ingress.now + TICK;
             ingress.tick();
         }
     }
-}
-
-fn wait(worker: Worker<'_>, timeout: PollTimeout) {
-    let wake = || PollFd::new(worker.wakes(), PollFlags::POLLIN);
-    let mut fds = [wake(), wake(), wake()];
-    let mut used = 1;
-    for (fd, socket) in fds[1..].iter_mut().zip(worker.core.sockets.iter()) {
-        *fd = PollFd::new(socket.as_fd(), PollFlags::POLLIN);
-        used += 1;
-    }
-    let _ = nix::poll::poll(&mut fds[..used], timeout);
-    worker.awake();
 }
 
 struct Ingress<'a> {
@@ -106,8 +104,6 @@ struct Ingress<'a> {
     coalescer: Coalescer,
     scratch: Vec<u8>,
     now: Instant,
-    handshakes: PerSource,
-    ike: IkeGate,
     trials: Bucket,
     redirects: First,
     unknown: First,
@@ -143,6 +139,7 @@ impl<'a> Ingress<'a> {
     fn new(worker: Worker<'a>) -> Self {
         let now = Instant::now();
         let core = worker.core;
+        let part = |all| worker.share.part(all);
         Self {
             worker,
             core,
@@ -150,14 +147,12 @@ impl<'a> Ingress<'a> {
             coalescer: Coalescer::new(core.tun.offloads()),
             scratch: vec![0; HEADROOM + BUFFER + 64],
             now,
-            handshakes: PerSource::new(1024, HANDSHAKES.0, HANDSHAKES.1, now),
-            ike: IkeGate::new(now),
-            trials: Bucket::new(TRIALS, now),
-            redirects: First::new(1024, REDIRECT, 500, now),
-            unknown: First::new(256, Duration::from_secs(5), 10, now),
+            trials: Bucket::new(part(TRIALS), now),
+            redirects: First::new(1024, REDIRECT, part(REDIRECTS), now),
+            unknown: First::new(256, Duration::from_secs(5), part(REPORTS), now),
             early: VecDeque::new(),
-            wrong_keys: First::new(256, Duration::from_secs(5), 10, now),
-            errors: Bucket::new(ERRORS, now),
+            wrong_keys: First::new(256, Duration::from_secs(5), part(REPORTS), now),
+            errors: Bucket::new(part(ERRORS), now),
         }
     }
 
@@ -195,7 +190,8 @@ impl<'a> Ingress<'a> {
 
     fn tick(&mut self) {
         let snapshot = self.core.snapshot.load();
-        for path in snapshot.paths.values() {
+        let share = self.worker.share;
+        for path in snapshot.paths.values().skip(share.place).step_by(share.of) {
             path.session.tick(self.now, &mut self.outbox, |event| self.core.event(event));
         }
         self.outbox.flush();
@@ -220,7 +216,8 @@ impl<'a> Ingress<'a> {
     }
 
     fn ike(&mut self, from: SocketAddr, message: &[u8]) -> Result<(), Reason> {
-        if !self.ike.admits(&self.core.events, from.ip(), message, self.now) {
+        let core = self.core;
+        if !core.gate().ike.admits(&core.events, from.ip(), message, self.now) {
             return Err(Reason::IkeRate);
         }
         let port = self.core.config.port;
@@ -236,7 +233,7 @@ impl<'a> Ingress<'a> {
         from: SocketAddr,
         message: &[u8],
     ) -> Result<(), Reason> {
-        if !self.handshakes.take(from.ip(), self.now) {
+        if !self.core.gate().handshakes.take(from.ip(), self.now) {
             return Err(Reason::HandshakeRate);
         }
         match self.addressee(snapshot, from, message)? {
@@ -260,8 +257,9 @@ impl<'a> Ingress<'a> {
         if let Some(path) = near.find(|path| path.session.is_addressed(message)) {
             return Ok(Some(path));
         }
+        let rate = self.worker.share.part(TRIALS);
         for path in snapshot.by_index.values() {
-            if !self.trials.take(TRIALS, TRIALS, self.now) {
+            if !self.trials.take(rate, rate, self.now) {
                 return Err(Reason::HandshakeRate);
             }
             if path.session.is_addressed(message) {
@@ -310,7 +308,7 @@ impl<'a> Ingress<'a> {
         from: SocketAddr,
         message: &[u8],
     ) -> Result<(), Reason> {
-        if kind != DATA && !self.handshakes.take(from.ip(), self.now) {
+        if kind != DATA && !self.core.gate().handshakes.take(from.ip(), self.now) {
             return Err(Reason::HandshakeRate);
         }
         let at = if kind == RESPONSE { 8 } else { 4 };
@@ -485,7 +483,8 @@ impl<'a> Ingress<'a> {
         let Some(path) = origin.path else { return };
         let packet = &self.scratch[range];
         let Some(own) = self.core.own_address(packet[0] >> 4 == 4) else { return };
-        if !self.errors.take(ERRORS, ERRORS, self.now) {
+        let rate = self.worker.share.part(ERRORS);
+        if !self.errors.take(rate, rate, self.now) {
             return;
         }
         let mut reply = [0; icmp::MAX];

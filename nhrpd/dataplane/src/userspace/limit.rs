@@ -98,6 +98,23 @@ impl IkeGate {
     }
 }
 
+/// WireGuard handshake messages per second from one address, and at once.
+const HANDSHAKES: (u32, u32) = (100, 200);
+
+/// What may be asked for by somebody who may be a stranger.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub ike: IkeGate,
+    pub handshakes: PerSource,
+}
+
+impl Gate {
+    pub(crate) fn new(now: Instant) -> Self {
+        let handshakes = PerSource::new(SOURCES, HANDSHAKES.0, HANDSHAKES.1, now);
+        Self { ike: IkeGate::new(now), handshakes }
+    }
+}
+
 /// No SPI of ours (RFC 7296 §3.1), and no notify in front, where a cookie would be (§2.6).
 fn is_first(message: &[u8]) -> bool {
     const NOTIFY: u8 = 41;

@@ -3,14 +3,14 @@
 //!
 //! ```text
 //!   kernel ── TUN ──▶ egress threads ──▶ look up ── GRE ── seal ──▶ UDP ──▶ underlay
-//!          ◀────────  ingress thread ◀── open ── GRE ── decide ◀── UDP ◀──
+//!          ◀────────  ingress threads ◀── open ── GRE ── decide ◀── UDP ◀──
 //!                          └────────── forward to another peer ──────┘
 //! ```
 //!
 //! Threads of their own carry the packets, in batches: the kernel hands over and takes TCP streams
 //! in pieces of up to 64 KiB, and UDP datagrams of one length to one peer in one system call.
 //! They read a snapshot that the control plane swaps, and report by a bounded queue. Each has its
-//! share of the device's queues.
+//! share of the device's queues, or of the sockets.
 
 mod coalesce;
 mod control;
@@ -51,6 +51,7 @@ use control::Control;
 use counters::{Drops, Reason};
 use forward::Forwarding;
 use gre::{Headers, Protocol};
+use limit::Gate;
 use outbox::Outbox;
 use peers::Path;
 use socket::Sockets;
@@ -89,7 +90,7 @@ pub struct Config {
     pub grace: Duration,
     /// Packets after which an ESP path should get new keys (kernel data plane).
     pub rekey_packets: u64,
-    /// Threads that seal; `None`: as many as the processors that this process may use are worth
+    /// Threads that seal, and as many that open; `None`: as many as the processors that this process may use are worth
     /// (userspace data plane).
     pub workers: Option<usize>,
 }
@@ -139,6 +140,8 @@ pub(crate) struct Core {
     pub events: mpsc::Sender<Event>,
     pub start: Instant,
     control: Mutex<Control>,
+    /// What strangers may ask for, whichever thread hears it.
+    gate: Mutex<Gate>,
     stopping: AtomicBool,
     /// Of the threads that seal, and then of those that open.
     lanes: Vec<Lane>,
@@ -182,6 +185,10 @@ impl Core {
     /// Own tunnel address of one family.
     pub(crate) fn own_address(&self, v4: bool) -> Option<IpAddr> {
         self.config.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == v4)
+    }
+
+    pub(crate) fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -232,7 +239,8 @@ impl Userspace {
             .await?;
         let workers = config.workers.unwrap_or_else(worker::by_processors).max(1);
         let sealing = workers.min(tun.queues().count());
-        let lanes = std::iter::repeat_with(Lane::new).take(sealing + 1);
+        let opening = workers.min(sockets.queues());
+        let lanes = std::iter::repeat_with(Lane::new).take(sealing + opening);
         let lanes = lanes.collect::<Result<_, _>>()?;
         let core = Arc::new(Core {
             tun,
@@ -242,6 +250,7 @@ impl Userspace {
             events,
             start: Instant::now(),
             control: Mutex::new(control),
+            gate: Mutex::new(Gate::new(Instant::now())),
             stopping: AtomicBool::new(false),
             lanes,
             config,
@@ -252,7 +261,9 @@ impl Userspace {
         for place in 0..sealing {
             this.spawn("egress", egress::run, Share { place, of: sealing })?;
         }
-        this.spawn("ingress", ingress::run, Share { place: 0, of: 1 })?;
+        for place in 0..opening {
+            this.spawn("ingress", ingress::run, Share { place, of: opening })?;
+        }
         this.core.tun.set_persistent(true);
         Ok(this)
     }
@@ -260,11 +271,12 @@ impl Userspace {
     /// Starts the next thread.
     fn spawn(&mut self, kind: &str, run: fn(Worker<'_>), share: Share) -> Result<(), Error> {
         let core = self.core.clone();
-        let lane = self.threads.len();
+        let number = self.threads.len();
         let name = format!("dp-{kind}-{}", share.place);
         let thread = std::thread::Builder::new().name(name).stack_size(STACK);
-        let thread =
-            thread.spawn(move || run(Worker { core: &core, lane: &core.lanes[lane], share }));
+        let thread = thread.spawn(move || {
+            run(Worker { core: &core, lane: &core.lanes[number], number, share });
+        });
         self.threads.push(thread.map_err(Error::Thread)?);
         Ok(())
     }
@@ -324,7 +336,7 @@ impl Userspace {
         // RFC 3948 §2.2
         let mut message = vec![0; 4];
         message.extend_from_slice(datagram);
-        if let Err(error) = self.core.sockets.send(to, &message, None) {
+        if let Err(error) = self.core.sockets.send(to, 0, &message, None) {
             tracing::debug!("IKE to {to}: {error}");
             self.core.drops.count(Reason::SendFailed);
         }
@@ -354,7 +366,7 @@ impl Userspace {
         let mut message = vec![0; headers.len()];
         headers.write(&mut message, Protocol::Nhrp, packet.len());
         message.extend_from_slice(packet);
-        if core.sockets.send(SocketAddr::new(to, 0), &message, None).is_err() {
+        if core.sockets.send(SocketAddr::new(to, 0), 0, &message, None).is_err() {
             core.drops.count(Reason::SendFailed);
         }
     }
@@ -379,6 +391,11 @@ impl Userspace {
             }
         }
         sum
+    }
+
+    /// How many threads carry packets.
+    pub fn threads(&self) -> usize {
+        self.threads.len()
     }
 
     /// What the kernel does for whole batches, in words for the log.

@@ -19,6 +19,8 @@ const SIZE: usize = 160 << 10;
 /// receiver's replay window, what another seals for the same peer meanwhile.
 pub(crate) struct Outbox {
     sockets: Arc<Sockets>,
+    /// Number of the thread, whose socket sends.
+    sender: usize,
     drops: Arc<Drops>,
     buffer: Vec<u8>,
     used: usize,
@@ -37,19 +39,19 @@ struct Run {
 }
 
 impl Outbox {
-    pub(crate) fn new(sockets: Arc<Sockets>, drops: Arc<Drops>) -> Self {
-        Self { sockets, drops, buffer: vec![0; SIZE], used: 0, run: None }
+    pub(crate) fn new(sockets: Arc<Sockets>, sender: usize, drops: Arc<Drops>) -> Self {
+        Self { sockets, sender, drops, buffer: vec![0; SIZE], used: 0, run: None }
     }
 
     /// For a few datagrams, outside of the packet path.
     pub(crate) fn small(sockets: Arc<Sockets>, drops: Arc<Drops>) -> Self {
-        Self { sockets, drops, buffer: Vec::new(), used: 0, run: None }
+        Self { sockets, sender: 0, drops, buffer: Vec::new(), used: 0, run: None }
     }
 
     /// `len` bytes for the next datagram; they count once [`Self::commit`] was called.
     pub(crate) fn slot(&mut self, len: usize) -> &mut [u8] {
         if self.buffer.len() < self.used + len {
-            self.to_the_front();
+            self.make_room();
             if self.buffer.len() < self.used + len {
                 self.buffer.resize(self.used + len, 0);
             }
@@ -57,7 +59,7 @@ impl Outbox {
         &mut self.buffer[self.used..self.used + len]
     }
 
-    fn to_the_front(&mut self) {
+    fn make_room(&mut self) {
         self.used = 0;
         if let Some(run) = &mut self.run {
             self.buffer.copy_within(run.start..run.end, 0);
@@ -78,7 +80,7 @@ impl Outbox {
             }
             _ => {
                 self.send();
-                let most = self.sockets.segments(to, len).min(LARGEST / len.max(1));
+                let most = self.sockets.segments(to, self.sender, len).min(LARGEST / len.max(1));
                 let room = most.saturating_sub(1);
                 self.run = Some(Run { to, start, end: self.used, segment: len, room });
             }
@@ -98,12 +100,12 @@ impl Outbox {
         let Some(run) = self.run.take() else { return };
         let contents = &self.buffer[run.start..run.end];
         let several = (contents.len() > run.segment).then_some(run.segment);
-        let Err(error) = self.sockets.send(run.to, contents, several) else { return };
+        let Err(error) = self.sockets.send(run.to, self.sender, contents, several) else { return };
         tracing::trace!("send to {}: {error}", run.to);
         let singly = several.is_some() && error.kind() != io::ErrorKind::WouldBlock;
         // A device without checksum offload refuses the vector (EIO): its datagrams may go.
         for datagram in contents.chunks(run.segment) {
-            if !singly || self.sockets.send(run.to, datagram, None).is_err() {
+            if !singly || self.sockets.send(run.to, self.sender, datagram, None).is_err() {
                 self.drops.count(Reason::SendFailed);
             }
         }

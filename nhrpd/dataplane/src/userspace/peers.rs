@@ -589,3 +589,6 @@ fn reason(error: &WireGuardError) -> Reason {
         _ => Reason::Unauthentic,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,6 @@
-//! The sockets on the underlay: one for each family; UDP, or raw GRE with `security: none`.
+//! The sockets on the underlay. Of UDP several for each family, which share the port: the kernel
+//! puts all datagrams of one sender into one of them, so one that floods fills its own. With
+//! `security: none` one for raw GRE, because every raw socket gets everything.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,11 +19,14 @@ use crate::Error;
 /// What the kernel is asked to hold for us; its own memory, not ours.
 const KERNEL_BUFFER: usize = 4 << 20;
 
+/// UDP sockets of each family.
+const QUEUES: usize = 8;
+
 /// The sockets of both families, as far as the kernel has them.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    v4: Option<Socket>,
-    v6: Option<Socket>,
+    v4: Vec<Socket>,
+    v6: Vec<Socket>,
     /// Source address of what we send, where it is not the kernel's choice.
     source: ArcSwapOption<IpAddr>,
     /// MTU of the underlay.
@@ -39,7 +44,17 @@ impl Sockets {
     /// UDP on `port`.
     pub(crate) fn udp(port: u16, device: Option<&str>) -> Result<Self, Error> {
         let open = |domain, any: IpAddr| {
-            Socket::open(domain, Type::DGRAM, Protocol::UDP, SocketAddr::new(any, port), device)
+            let address = SocketAddr::new(any, port);
+            let open =
+                |shared| Socket::open(domain, Type::DGRAM, Protocol::UDP, address, device, shared);
+            // The first one comes alone, or it would join those of another program.
+            let first = open(false)?;
+            let mut sockets = Vec::new();
+            if first.socket.set_reuse_port(true).is_ok() {
+                sockets.extend((1..QUEUES).map_while(|_| open(true).ok()));
+            }
+            sockets.push(first);
+            Ok(sockets)
         };
         Self::both(open).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => Error::PortInUse(port),
@@ -51,7 +66,8 @@ impl Sockets {
     pub(crate) fn gre(device: Option<&str>) -> Result<Self, Error> {
         let open = |domain, any: IpAddr| {
             let gre = Protocol::from(libc::IPPROTO_GRE);
-            Socket::open(domain, Type::RAW, gre, SocketAddr::new(any, 0), device)
+            let address = SocketAddr::new(any, 0);
+            Ok(vec![Socket::open(domain, Type::RAW, gre, address, device, false)?])
         };
         Self::both(open).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Error::RawPermission,
@@ -68,17 +84,17 @@ impl Sockets {
         }
     }
 
-    fn both(open: impl Fn(Domain, IpAddr) -> io::Result<Socket>) -> io::Result<Self> {
+    fn both(open: impl Fn(Domain, IpAddr) -> io::Result<Vec<Socket>>) -> io::Result<Self> {
         let absent = |error: &io::Error| {
             matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
         };
         let optional = |result| match result {
-            Err(error) if absent(&error) => Ok(None),
-            other => other.map(Some),
+            Err(error) if absent(&error) => Ok(Vec::new()),
+            other => other,
         };
         let v4 = optional(open(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()))?;
         let v6 = optional(open(Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()))?;
-        if v4.is_none() && v6.is_none() {
+        if v4.is_empty() && v6.is_empty() {
             return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
         }
         Ok(Self { v4, v6, source: ArcSwapOption::empty(), mtu: AtomicU16::new(0) })
@@ -88,7 +104,7 @@ impl Sockets {
     pub(crate) fn underlay_changed(&self, source: Option<IpAddr>, mtu: u16, device: Option<&str>) {
         self.source.store(source.map(Arc::new));
         self.mtu.store(mtu, Relaxed);
-        for socket in self.iter() {
+        for (_, socket) in self.iter() {
             if let Some(device) = device
                 && let Err(error) = socket.socket.bind_device(Some(device.as_bytes()))
             {
@@ -103,22 +119,30 @@ impl Sockets {
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Socket> {
-        self.v4.iter().chain(&self.v6)
+    /// Each with its place among those of its family.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Socket)> {
+        self.v4.iter().enumerate().chain(self.v6.iter().enumerate())
     }
 
-    fn towards(&self, to: SocketAddr) -> Option<&Socket> {
-        if to.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
+    /// How many there are of one family.
+    pub(crate) fn queues(&self) -> usize {
+        self.v4.len().max(self.v6.len())
+    }
+
+    /// The socket that thread `sender` sends with: any of them has the same address.
+    fn towards(&self, to: SocketAddr, sender: usize) -> Option<&Socket> {
+        let sockets = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        sockets.get(sender % sockets.len().max(1))
     }
 
     /// How many datagrams of `len` bytes one send to that address may hold. Those that need
     /// fragments go alone.
-    pub(crate) fn segments(&self, to: SocketAddr, len: usize) -> usize {
+    pub(crate) fn segments(&self, to: SocketAddr, sender: usize, len: usize) -> usize {
         let headers = if to.is_ipv4() { 28 } else { 48 };
         if len + headers > usize::from(self.mtu.load(Relaxed)) {
             return 1;
         }
-        self.towards(to).map_or(1, |socket| socket.state.load().max_gso_segments())
+        self.towards(to, sender).map_or(1, |socket| socket.state.load().max_gso_segments())
     }
 
     /// Sends one datagram, or several of `segment` bytes each (the last may be shorter). Waits
@@ -126,11 +150,12 @@ impl Sockets {
     pub(crate) fn send(
         &self,
         to: SocketAddr,
+        sender: usize,
         contents: &[u8],
         segment: Option<usize>,
     ) -> io::Result<()> {
         let unreachable = || io::Error::from_raw_os_error(libc::ENETUNREACH);
-        let socket = self.towards(to).ok_or_else(unreachable)?;
+        let socket = self.towards(to, sender).ok_or_else(unreachable)?;
         let source = self.source.load().as_deref().copied();
         let transmit = Transmit {
             destination: to,
@@ -156,7 +181,7 @@ impl Sockets {
 
     /// Whether the kernel cuts and joins datagrams for us (GSO, GRO).
     pub(crate) fn offloads(&self) -> (bool, bool) {
-        self.iter().fold((false, false), |(gso, gro), socket| {
+        self.iter().fold((false, false), |(gso, gro), (_, socket)| {
             let state = socket.state.load();
             (gso || state.max_gso_segments() > 1, gro || state.gro_segments() > 1)
         })
@@ -170,6 +195,7 @@ impl Socket {
         protocol: Protocol,
         address: SocketAddr,
         device: Option<&str>,
+        shared: bool,
     ) -> io::Result<Self> {
         let socket = RawSocket::new(domain, kind, Some(protocol))?;
         // A raw socket takes one family only anyhow.
@@ -178,6 +204,9 @@ impl Socket {
         }
         if let Some(device) = device {
             socket.bind_device(Some(device.as_bytes()))?;
+        }
+        if shared {
+            socket.set_reuse_port(true)?;
         }
         if kind == Type::DGRAM {
             socket.bind(&address.into())?;
@@ -251,4 +280,101 @@ fn set_option(
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::UdpSocket;
+
+    /// In a network namespace of its own, where nobody else is.
+    fn alone<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+            assert!(up.unwrap().success());
+            body()
+        });
+        thread.join().unwrap()
+    }
+
+    /// Who sent what a socket holds.
+    fn senders(socket: &Socket) -> Vec<SocketAddr> {
+        let mut memory = vec![0; 64 << 10];
+        let mut meta = [RecvMeta::default()];
+        let receive = || {
+            let mut buffers = [IoSliceMut::new(&mut memory)];
+            let received = socket.receive(&mut buffers, &mut meta).ok()?;
+            Some(vec![meta[0].addr; received * meta[0].len.div_ceil(meta[0].stride)])
+        };
+        std::iter::from_fn(receive).flatten().collect()
+    }
+
+    #[test]
+    fn a_sender_stays_in_one_socket_and_many_are_spread() {
+        alone(|| {
+            let sockets = Sockets::udp(4500, None).unwrap();
+            for local in ["127.0.0.1", "::1"] {
+                let local: IpAddr = local.parse().unwrap();
+                let others: Vec<_> =
+                    (0..64).map(|_| UdpSocket::bind((local, 0)).unwrap()).collect();
+                for _ in 0..3 {
+                    for other in &others {
+                        other.send_to(b"datagram", (local, 4500)).unwrap();
+                    }
+                }
+                let mut places = BTreeMap::<_, Vec<_>>::new();
+                for (place, socket) in sockets.iter() {
+                    for from in senders(socket) {
+                        places.entry(from).or_default().push(place);
+                    }
+                }
+                assert_eq!(places.len(), 64);
+                assert!(places.values().all(|places| *places == [places[0]; 3]), "{places:?}");
+                let used: BTreeSet<_> = places.values().flatten().collect();
+                assert!(used.len() > 4, "{used:?}");
+                // Whichever thread answers, it is from our port.
+                for sender in 0..3 {
+                    let to = others[0].local_addr().unwrap();
+                    sockets.send(to, sender, b"answer", None).unwrap();
+                    assert_eq!(others[0].recv_from(&mut [0; 8]).unwrap().1.port(), 4500);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_one_sender_has_too_much_of_takes_no_room_from_others() {
+        alone(|| {
+            let sockets = Sockets::udp(4500, None).unwrap();
+            let to = ("127.0.0.1", 4500);
+            let place = |from: &UdpSocket| {
+                from.send_to(b"where", to).unwrap();
+                sockets.iter().position(|(_, socket)| !senders(socket).is_empty()).unwrap()
+            };
+            let mut all = (0..64).map(|_| UdpSocket::bind(("127.0.0.1", 0)).unwrap());
+            let flood = all.next().unwrap();
+            let full = place(&flood);
+            let other = all.find(|other| place(other) != full).unwrap();
+            let count = 4 * KERNEL_BUFFER / 60_000;
+            for _ in 0..count {
+                flood.send_to(&[0; 60_000], to).unwrap();
+            }
+            other.send_to(b"a word", to).unwrap();
+            let all: Vec<_> = sockets.iter().flat_map(|(_, socket)| senders(socket)).collect();
+            assert!(all.len() < count, "it was no flood");
+            assert!(all.contains(&other.local_addr().unwrap()));
+        });
+    }
+
+    #[test]
+    fn a_port_that_others_have_is_not_shared() {
+        alone(|| {
+            let first = Sockets::udp(4500, None).unwrap();
+            assert!(matches!(Sockets::udp(4500, None), Err(Error::PortInUse(4500))));
+            drop(first);
+            Sockets::udp(4500, None).unwrap();
+        });
+    }
 }

@@ -68,12 +68,14 @@ impl Share {
 pub(crate) struct Worker<'a> {
     pub core: &'a Core,
     pub lane: &'a Lane,
+    /// Among all threads.
+    pub number: usize,
     pub share: Share,
 }
 
 impl<'a> Worker<'a> {
     pub(crate) fn outbox(self) -> Outbox {
-        Outbox::new(self.core.sockets.clone(), self.lane.drops.clone())
+        Outbox::new(self.core.sockets.clone(), self.number, self.lane.drops.clone())
     }
 
     /// Readable when there is something else than packets to look at.
