@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::epoll::EpollTimeout;
 use overlay::desired::Event;
 
 use super::Snapshot;
@@ -35,28 +35,21 @@ pub(crate) fn run(worker: Worker<'_>) {
     let core = worker.core;
     let mut egress = Egress::new(worker);
     let mut buffer = vec![0; LARGEST];
-    let queues = || core.tun.queues().enumerate().filter(|(queue, _)| worker.share.has(*queue));
-    let waits = std::iter::once(worker.wakes()).chain(queues().map(|(_, fd)| fd));
-    let mut fds: Vec<_> = waits.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    let mut ready = Vec::new();
     while !core.stopping() {
-        if nix::poll::poll(&mut fds, PollTimeout::NONE).is_err() {
-            continue;
-        }
-        worker.awake();
+        worker.wait(EpollTimeout::NONE, &mut ready);
         egress.now = Instant::now();
         let snapshot = core.snapshot.load();
         let mut gone = false;
-        for ((queue, _), fd) in queues().zip(&fds[1..]) {
-            if fd.any() != Some(false) {
-                gone |= !egress.turn(&snapshot, queue, &mut buffer);
-            }
+        for &queue in &ready {
+            gone |= !egress.turn(&snapshot, queue, &mut buffer);
         }
         egress.outbox.flush();
         if gone {
-            if worker.share.has(0) {
+            if worker.share.place == 0 {
                 tracing::error!("{} is gone: restart the daemon", core.config.interface);
             }
-            fds.truncate(1);
+            core.tun.queues().for_each(|queue| worker.lane.forget(queue));
         }
         // Who fills the queues may wait for this processor: the next batch is larger then.
         std::thread::yield_now();

@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::epoll::EpollTimeout;
 use overlay::desired::Event;
 use quinn_udp::RecvMeta;
 
@@ -56,39 +55,31 @@ pub(crate) fn run(worker: Worker<'_>) {
     let mut memory = vec![0; BUFFERS * BUFFER];
     let mut meta = [RecvMeta::default(); BUFFERS];
     let mut next_tick = Instant::now() + TICK;
-    let own = core.sockets.iter().filter(|(place, _)| worker.share.has(*place));
-    let sockets: Vec<_> = own.map(|(_, socket)| socket).collect();
-    let waits = std::iter::once(worker.wakes()).chain(sockets.iter().map(|socket| socket.as_fd()));
-    let mut fds: Vec<_> = waits.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    let mut ready = Vec::with_capacity(sockets.len());
+    let sockets: Vec<_> = core.sockets.iter().map(|(_, socket)| socket).collect();
+    let mut ready = Vec::new();
     while !core.stopping() {
         let snapshot = core.snapshot.load();
         ingress.retry_early(&snapshot);
         let timeout = if core.config.clear || snapshot.paths.is_empty() {
-            PollTimeout::NONE
+            EpollTimeout::NONE
         } else {
             let left = next_tick.saturating_duration_since(Instant::now());
             // Round up, or the last millisecond would be spent turning round.
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::NONE)
+            EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::NONE)
         };
         drop(snapshot);
-        let polled = nix::poll::poll(&mut fds, timeout).is_ok();
-        worker.awake();
+        worker.wait(timeout, &mut ready);
         ingress.now = Instant::now();
-        let readable = |fd: &PollFd<'_>| polled && fd.any() != Some(false);
-        let places = sockets.iter().zip(&fds[1..]).filter(|(_, fd)| readable(fd));
-        ready.extend(places.map(|(socket, _)| *socket));
         for _ in 0..BATCH {
             let snapshot = core.snapshot.load();
             // Each once in turn; one that gave less than it may is empty.
-            ready.retain(|socket| {
-                ingress.receive(&snapshot, socket, &mut memory, &mut meta) == BUFFERS
+            ready.retain(|&socket| {
+                ingress.receive(&snapshot, sockets[socket], &mut memory, &mut meta) == BUFFERS
             });
             if ready.is_empty() {
                 break;
             }
         }
-        ready.clear();
         ingress.flush();
         if ingress.now >= next_tick {
             next_tick = ingress.now + TICK;

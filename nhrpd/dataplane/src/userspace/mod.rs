@@ -36,6 +36,7 @@ mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -241,7 +242,13 @@ impl Userspace {
         let sealing = workers.min(tun.queues().count());
         let opening = workers.min(sockets.queues());
         let lanes = std::iter::repeat_with(Lane::new).take(sealing + opening);
-        let lanes = lanes.collect::<Result<_, _>>()?;
+        let lanes = lanes.collect::<Result<Vec<_>, _>>()?;
+        for (queue, fd) in tun.queues().enumerate() {
+            lanes[queue % sealing].watch(fd, queue)?;
+        }
+        for (queue, (place, socket)) in sockets.iter().enumerate() {
+            lanes[sealing + place % opening].watch(socket.as_fd(), queue)?;
+        }
         let core = Arc::new(Core {
             tun,
             sockets,

@@ -2,9 +2,11 @@
 //! one another, nor write to the same memory.
 
 use std::num::NonZero;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Core;
@@ -23,19 +25,41 @@ pub(crate) fn by_processors() -> usize {
     (processors / 2).clamp(1, MOST)
 }
 
-/// What a thread shares with no other.
+/// Queues that one wait tells of; the others come with the next.
+const EVENTS: usize = 32;
+/// Stands for no queue.
+const WAKE: u64 = u64::MAX;
+
+/// What a thread shares with no other. It waits by `epoll`, which costs what is ready and not what
+/// is watched.
 #[derive(Debug)]
 pub(crate) struct Lane {
+    epoll: Epoll,
     wake: EventFd,
     pub drops: Arc<Drops>,
 }
 
 impl Lane {
     pub(crate) fn new() -> Result<Self, Error> {
-        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let wake = EventFd::from_value_and_flags(0, flags);
-        let wake = wake.map_err(|errno| Error::Thread(errno.into()))?;
-        Ok(Self { wake, drops: Arc::default() })
+        let new = || {
+            let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+            let wake = EventFd::from_value_and_flags(0, flags)?;
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+            Ok(Self { epoll, wake, drops: Arc::default() })
+        };
+        new().map_err(|errno: Errno| Error::Thread(errno.into()))
+    }
+
+    /// Has the thread wait for a queue too.
+    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, queue: usize) -> Result<(), Error> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, queue as u64);
+        self.epoll.add(fd, event).map_err(|errno| Error::Thread(errno.into()))
+    }
+
+    /// No longer; nor for what it did not wait for.
+    pub(crate) fn forget(&self, fd: BorrowedFd<'_>) {
+        let _ = self.epoll.delete(fd);
     }
 
     pub(crate) fn wake(&self) {
@@ -52,11 +76,6 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// Whether this one serves that queue.
-    pub(crate) fn has(self, queue: usize) -> bool {
-        queue % self.of == self.place
-    }
-
     /// Its part of what all together may do.
     pub(crate) fn part(self, all: u32) -> u32 {
         (all / self.of as u32).max(1)
@@ -78,14 +97,17 @@ impl<'a> Worker<'a> {
         Outbox::new(self.core.sockets.clone(), self.number, self.lane.drops.clone())
     }
 
-    /// Readable when there is something else than packets to look at.
-    pub(crate) fn wakes(self) -> BorrowedFd<'a> {
-        self.lane.wake.as_fd()
-    }
-
-    /// Ends what [`Self::wakes`] says.
-    pub(crate) fn awake(self) {
-        let _ = self.lane.wake.read();
+    /// Waits for packets, or until it is woken: which queues have some.
+    pub(crate) fn wait(self, timeout: EpollTimeout, ready: &mut Vec<usize>) {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let told = self.lane.epoll.wait(&mut events, timeout).unwrap_or_default();
+        ready.clear();
+        for event in &events[..told] {
+            match event.data() {
+                WAKE => _ = self.lane.wake.read(),
+                queue => ready.push(queue as usize),
+            }
+        }
     }
 
     /// A packet was dropped.
