@@ -7,6 +7,7 @@ mod cold_start;
 mod flapping;
 mod flushed;
 mod initial_contact;
+mod inner;
 #[path = "../e2e/ipv6_inside.rs"]
 mod ipv6_inside;
 mod mixed;

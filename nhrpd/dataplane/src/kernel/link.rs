@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::packet;
 use super::route::{RTM_DELLINK, RTM_NEWLINK, address, family, octets};
 use super::socket::Requests;
 use super::wire::{Request, attributes, be32_at, find, u16_at, u32_at};
@@ -241,6 +242,11 @@ pub(crate) fn configure(
         if let Err(error) = kernel.execute(ask_us(table, index)) {
             tracing::debug!("{name}: {table}: {error}");
         }
+    }
+    // GRO looks at no mark, and what it merges meets our rules as one packet, by the mark of the first.
+    // It merges only what has the same outer header, so that off costs nothing.
+    if let Err(error) = packet::keep_apart(name) {
+        tracing::warn!("{name}: cannot turn GRO off: {error}");
     }
     let missing = own_addresses(kernel, name, index, addresses)?;
     let flags = libc::IFF_UP | libc::IFF_MULTICAST;

@@ -101,6 +101,27 @@ fn set_option(
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Has the kernel merge no segments that come out of this device, as `ethtool -K DEVICE gro off`.
+#[allow(unsafe_code)]
+pub(crate) fn keep_apart(interface: &str) -> io::Result<()> {
+    const SIOCETHTOOL: u16 = 0x8946;
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    // struct ethtool_value
+    let mut off = [ETHTOOL_SGRO, 0];
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = off.as_mut_ptr().cast();
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the request and what it points to are as large as the kernel takes them to be, and live
+    // through the call.
+    let set = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL.into(), &raw mut request) };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 #[allow(unsafe_code)]
 impl Socket {
     /// Needs CAP_NET_RAW.
