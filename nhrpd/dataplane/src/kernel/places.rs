@@ -78,8 +78,22 @@ impl Places {
         self.at.iter().map(|&(place, _)| place).collect()
     }
 
-    /// A path that was not there gets a place.
-    pub(crate) fn insert(&mut self, id: PeerId, peer: &Peer) {
+    /// These paths have come, changed or gone. Who has the seat that he had stays.
+    pub(crate) fn update(&mut self, changed: &BTreeSet<PeerId>, peers: &BTreeMap<PeerId, Peer>) {
+        for &id in changed {
+            let seat = peers.get(&id).map(Seat::of);
+            if self.paths.get(&id).map(|&(seat, _)| seat) != seat {
+                self.remove(id);
+            }
+        }
+        for &id in changed {
+            if let Some(peer) = peers.get(&id).filter(|_| !self.paths.contains_key(&id)) {
+                self.insert(id, peer);
+            }
+        }
+    }
+
+    fn insert(&mut self, id: PeerId, peer: &Peer) {
         let seat = Seat::of(peer);
         let place = self.choose(seat);
         self.paths.insert(id, (seat, place));
@@ -87,7 +101,7 @@ impl Places {
         self.by_seat.insert((seat, id));
     }
 
-    pub(crate) fn remove(&mut self, id: PeerId) {
+    fn remove(&mut self, id: PeerId) {
         if let Some((seat, place)) = self.paths.remove(&id) {
             self.at.remove(&(place, id));
             self.by_seat.remove(&(seat, id));
@@ -180,6 +194,23 @@ mod tests {
         assert_eq!(place(&mut places, 4, SECOND), "240.0.0.2");
         places.remove(PeerId(3));
         assert_eq!(place(&mut places, 5, SECOND), PUBLIC, "with the next keys");
+    }
+
+    #[test]
+    fn who_changes_otherwise_stays_where_he_is() {
+        let mut places = Places::default();
+        place(&mut places, 1, FIRST);
+        place(&mut places, 2, SECOND);
+        let mut peers = BTreeMap::from([(PeerId(2), peer(SECOND, true))]);
+        for (endpoint, place) in [(SECOND, "240.0.0.1"), (THIRD, "240.0.0.2"), (THIRD, "240.0.0.2")]
+        {
+            let changed = Peer { receive_only: true, ..peer(endpoint, true) };
+            peers.insert(PeerId(2), changed);
+            places.update(&[PeerId(2)].into(), &peers);
+            assert_eq!(places.of(PeerId(2)).unwrap().to_string(), place);
+        }
+        places.update(&[PeerId(2)].into(), &BTreeMap::new());
+        assert_eq!(places.of(PeerId(2)), None);
     }
 
     #[test]

@@ -107,6 +107,7 @@ impl Plan {
         self.mark_around(&changes);
         self.index(&changes, false);
         changes.carry(next, &mut self.desired);
+        self.places.update(&changes.peers, &self.desired.peers);
         self.index(&changes, true);
         self.mark_around(&changes);
         let moved = places.into_iter().filter(|&(id, former)| self.places.of(id) != former);
@@ -197,10 +198,6 @@ impl Plan {
         }
         for &id in &changes.peers {
             let Some(peer) = self.desired.peers.get(&id) else { continue };
-            match there {
-                true => self.places.insert(id, peer),
-                false => self.places.remove(id),
-            }
             if let Transport::Esp(esp) = &peer.transport {
                 set(&mut self.by_spi, (Direction::In, esp.inbound.spi, id), there);
                 set(&mut self.by_spi, (Direction::Out, esp.outbound.spi, id), there);
