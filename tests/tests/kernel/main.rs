@@ -27,5 +27,6 @@ mod repair;
 mod restarts;
 mod routing;
 mod stored;
+mod stream;
 mod tables;
 mod two_ways;
