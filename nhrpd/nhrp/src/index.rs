@@ -1,6 +1,5 @@
 //! Tables for exact look-ups.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher as _};
 
@@ -43,10 +42,7 @@ impl<K: Hash + Eq, V> Index<K, V> {
     }
 
     /// The value of a key.
-    pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
-    where
-        K: Borrow<Q>,
-    {
+    pub fn get(&self, key: &K) -> Option<&V> {
         self.0.get(key)
     }
 
@@ -115,10 +111,7 @@ impl<K: Hash + Eq, V: Ord> Groups<K, V> {
     }
 
     /// The values of this name, in their order.
-    pub fn of<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> &[V]
-    where
-        K: Borrow<Q>,
-    {
+    pub fn of(&self, name: &K) -> &[V] {
         self.0.get(name).map_or(&[], |group| group)
     }
 
@@ -136,14 +129,14 @@ mod tests {
     fn a_group_is_in_order_and_goes_with_its_last_value() {
         let mut groups = Groups::new(1);
         for value in [7, 3, 5, 3] {
-            groups.insert("a".to_owned(), value);
+            groups.insert('a', value);
         }
-        assert_eq!((groups.of("a"), groups.of("b")), (&[3, 5, 7][..], &[][..]));
+        assert_eq!((groups.of(&'a'), groups.of(&'b')), (&[3, 5, 7][..], &[][..]));
         for value in [5, 4, 7] {
-            groups.remove(&"a".to_owned(), &value);
+            groups.remove(&'a', &value);
         }
-        assert_eq!(groups.of("a"), [3]);
-        groups.remove(&"a".to_owned(), &3);
+        assert_eq!(groups.of(&'a'), [3]);
+        groups.remove(&'a', &3);
         assert!(groups.is_empty());
     }
 }

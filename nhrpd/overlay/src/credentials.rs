@@ -263,7 +263,7 @@ impl ike::Credentials for Judge<'_> {
             return Err(Refusal(format!("{name} {reason}")));
         }
         // Who has a session may have another: the successor comes before the end of the first.
-        let known = || !self.sessions.named(&name).is_empty();
+        let known = || self.sessions.named(&name).next().is_some();
         if self.sessions.len() >= self.config.sessions && !known() {
             let most = self.config.sessions;
             return Err(Refusal(format!("there are {most} sessions already, and no more allowed")));

@@ -1,6 +1,7 @@
 //! The sessions of one node: one per key exchange, found by every name that others use for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use ike::nat::PLAIN_PORT;
 use ike::{SaId, TunnelId};
 use ipnet::IpNet;
 use nhrp::engine::{Authorization, Nbma};
-use nhrp::index::Groups;
+use nhrp::index::Index;
 
 use crate::desired::PeerId;
 
@@ -52,15 +53,74 @@ impl Proof {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     by_id: BTreeMap<PeerId, Box<Session>>,
-    by_sa: Groups<SaId, PeerId>,
-    by_nbma: Groups<Nbma, PeerId>,
-    by_host: Groups<IpAddr, PeerId>,
-    by_identity: Groups<String, PeerId>,
+    by_sa: BTreeSet<(SaId, PeerId)>,
+    by_nbma: ByName<Nbma>,
+    by_host: ByName<IpAddr>,
+    by_identity: BTreeSet<(String, PeerId)>,
     idle: BTreeSet<(Instant, PeerId)>,
     last_id: u32,
     /// UDP port that means "the well-known one".
     port: u16,
     touched: Touched,
+}
+
+/// Sessions by a name that mostly one of them has.
+#[derive(Debug)]
+struct ByName<N> {
+    newest: Index<N, PeerId>,
+    /// Those that are not the newest ones of their names.
+    others: BTreeSet<(N, PeerId)>,
+}
+
+impl<N: Copy + Ord + Hash> ByName<N> {
+    fn new(seed: u64) -> Self {
+        Self { newest: Index::new(seed), others: BTreeSet::new() }
+    }
+
+    fn insert(&mut self, name: N, id: PeerId) {
+        match self.newest.get_mut(&name) {
+            Some(newest) => {
+                let older = id.min(*newest);
+                *newest = id.max(*newest);
+                if older != *newest {
+                    self.others.insert((name, older));
+                }
+            }
+            None => drop(self.newest.insert(name, id)),
+        }
+    }
+
+    fn remove(&mut self, name: N, id: PeerId) {
+        if self.newest.get(&name) != Some(&id) {
+            self.others.remove(&(name, id));
+            return;
+        }
+        let next = self.older(name).next();
+        match next {
+            Some(next) => {
+                self.others.remove(&(name, next));
+                self.newest.insert(name, next);
+            }
+            None => drop(self.newest.remove(&name)),
+        }
+    }
+
+    fn older(&self, name: N) -> impl Iterator<Item = PeerId> {
+        let range = (name, PeerId(0))..=(name, PeerId(u32::MAX));
+        let some = (!self.others.is_empty()).then(|| self.others.range(range));
+        some.into_iter().flatten().rev().map(|&(_, id)| id)
+    }
+
+    /// Newest first.
+    fn of(&self, name: N) -> impl Iterator<Item = PeerId> {
+        let newest = self.newest.get(&name).copied();
+        newest.into_iter().chain(newest.into_iter().flat_map(move |_| self.older(name)))
+    }
+
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.newest.is_empty() && self.others.is_empty()
+    }
 }
 
 /// The sessions whose place in forwarding may be another one since [`Sessions::take_touched`], and
@@ -73,14 +133,14 @@ pub(crate) struct Touched {
 }
 
 impl Sessions {
-    /// `seed` as for [`Groups::new`].
+    /// `seed` as for [`Index::new`].
     pub(crate) fn new(port: u16, seed: u64) -> Self {
         Self {
             by_id: BTreeMap::new(),
-            by_sa: Groups::new(seed),
-            by_nbma: Groups::new(seed),
-            by_host: Groups::new(seed),
-            by_identity: Groups::new(seed),
+            by_sa: BTreeSet::new(),
+            by_nbma: ByName::new(seed),
+            by_host: ByName::new(seed),
+            by_identity: BTreeSet::new(),
             idle: BTreeSet::new(),
             last_id: 0,
             port,
@@ -104,14 +164,14 @@ impl Sessions {
         self.last_id += 1;
         let id = PeerId(self.last_id);
         if let Some(sa) = session.sa {
-            self.by_sa.insert(sa, id);
+            self.by_sa.insert((sa, id));
         }
         self.by_nbma.insert(self.nbma(session.endpoint), id);
         for host in hosts(&session.authorization) {
             self.by_host.insert(host, id);
         }
         if let Some(identity) = &session.identity {
-            self.by_identity.insert(identity.clone(), id);
+            self.by_identity.insert((identity.clone(), id));
         }
         if let Some(deadline) = session.idle_deadline {
             self.idle.insert((deadline, id));
@@ -125,14 +185,14 @@ impl Sessions {
         self.touch(id);
         let session = self.by_id.remove(&id)?;
         if let Some(sa) = session.sa {
-            self.by_sa.remove(&sa, &id);
+            self.by_sa.remove(&(sa, id));
         }
-        self.by_nbma.remove(&self.nbma(session.endpoint), &id);
+        self.by_nbma.remove(self.nbma(session.endpoint), id);
         for host in hosts(&session.authorization) {
-            self.by_host.remove(&host, &id);
+            self.by_host.remove(host, id);
         }
         if let Some(identity) = &session.identity {
-            self.by_identity.remove(identity, &id);
+            self.by_identity.remove(&(identity.clone(), id));
         }
         if let Some(deadline) = session.idle_deadline {
             self.idle.remove(&(deadline, id));
@@ -154,7 +214,8 @@ impl Sessions {
 
     /// The sessions that an IKE SA keyed, oldest first.
     pub(crate) fn by_sa(&self, sa: SaId) -> Vec<PeerId> {
-        self.by_sa.of(&sa).to_vec()
+        let all = (sa, PeerId(0))..=(sa, PeerId(u32::MAX));
+        self.by_sa.range(all).map(|&(_, id)| id).collect()
     }
 
     /// The session of one tunnel of an IKE SA.
@@ -168,15 +229,15 @@ impl Sessions {
         for id in self.by_sa(sa) {
             if let Some(session) = self.by_id.get_mut(&id) {
                 session.sa = Some(successor);
-                self.by_sa.remove(&sa, &id);
-                self.by_sa.insert(successor, id);
+                self.by_sa.remove(&(sa, id));
+                self.by_sa.insert((successor, id));
             }
         }
     }
 
     /// Every session at this NBMA address, newest first.
     pub(crate) fn at(&self, nbma: Nbma) -> impl Iterator<Item = (PeerId, &Session)> {
-        self.by_nbma.of(&nbma).iter().rev().filter_map(|&id| Some((id, self.get(id)?)))
+        self.by_nbma.of(nbma).filter_map(|id| Some((id, self.get(id)?)))
     }
 
     /// The session that carries traffic to this NBMA address: the newest one that is up.
@@ -187,8 +248,7 @@ impl Sessions {
     /// The newest session that is up and whose identity owns this tunnel address: a peer whose
     /// port was translated is not found by the address that it claims.
     pub(crate) fn up_of(&self, host: IpAddr) -> Option<PeerId> {
-        let mut newest = self.by_host.of(&host).iter().rev().copied();
-        newest.find(|id| self.by_id.get(id).is_some_and(|session| session.up))
+        self.by_host.of(host).find(|id| self.by_id.get(id).is_some_and(|session| session.up))
     }
 
     /// Other sessions with the same proven identity that own the same tunnel addresses.
@@ -200,12 +260,13 @@ impl Sessions {
             self.get(other).is_some_and(|other| other.authorization == session.authorization)
         };
         let namesakes = session.identity.iter().flat_map(|identity| self.named(identity));
-        namesakes.copied().filter(|&other| other != id && same(other)).collect()
+        namesakes.filter(|&other| other != id && same(other)).collect()
     }
 
     /// The sessions whose peers have proven this identity, oldest first.
-    pub(crate) fn named(&self, identity: &str) -> &[PeerId] {
-        self.by_identity.of(identity)
+    pub(crate) fn named(&self, identity: &str) -> impl Iterator<Item = PeerId> {
+        let of = |id| (identity.to_owned(), PeerId(id));
+        self.by_identity.range(of(0)..=of(u32::MAX)).map(|&(_, id)| id)
     }
 
     /// Says that forwarding has to look at a session again.
@@ -239,7 +300,7 @@ impl Sessions {
     /// The IKE SA of a session is gone; the session stays until its successor is up.
     pub(crate) fn supersede(&mut self, id: PeerId) {
         if let Some(sa) = self.by_id.get_mut(&id).and_then(|session| session.sa.take()) {
-            self.by_sa.remove(&sa, &id);
+            self.by_sa.remove(&(sa, id));
         }
     }
 
@@ -252,7 +313,7 @@ impl Sessions {
         self.touch(id);
         self.by_id.get_mut(&id)?.endpoint = endpoint;
         self.touch(id);
-        self.by_nbma.remove(&self.nbma(former), &id);
+        self.by_nbma.remove(self.nbma(former), id);
         self.by_nbma.insert(self.nbma(endpoint), id);
         Some(former)
     }
@@ -263,7 +324,7 @@ impl Sessions {
         let Some(session) = self.by_id.get_mut(&id) else { return };
         let former = std::mem::replace(&mut session.authorization, authorization);
         for host in hosts(&former) {
-            self.by_host.remove(&host, &id);
+            self.by_host.remove(host, id);
         }
         for host in hosts(&session.authorization) {
             self.by_host.insert(host, id);
