@@ -142,7 +142,7 @@ fn with_1001() -> Box<Server> {
 }
 
 #[library_benchmark]
-#[bench::new(args = (), setup = with_1000, config = near(24_597))]
+#[bench::new(args = (), setup = with_1000, config = near(24_228))]
 #[bench::again(args = (), setup = with_1001, config = near(18_800))]
 fn registration_at_one_with_1000(mut server: Box<Server>) -> Box<Server> {
     server.serve();
