@@ -114,11 +114,6 @@ impl<K: Hash + Eq, V: Ord> Groups<K, V> {
     pub fn of(&self, name: &K) -> &[V] {
         self.0.get(name).map_or(&[], |group| group)
     }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -137,6 +132,6 @@ mod tests {
         }
         assert_eq!(groups.of(&'a'), [3]);
         groups.remove(&'a', &3);
-        assert!(groups.is_empty());
+        assert!(groups.0.is_empty());
     }
 }

@@ -343,15 +343,18 @@ impl Request {
 
     /// Goes on with the rule where the register has this value.
     pub(crate) fn equal(self, register: u32, value: &[u8]) -> Self {
-        self.expression("cmp", |e| {
-            e.put_be32(1, register).put_be32(2, 0).nest(3, |data| data.put(DATA_VALUE, value))
-        })
+        self.compare(0, register, value)
     }
 
     /// Goes on with the rule where the register has another value.
     pub(crate) fn differ(self, register: u32, value: &[u8]) -> Self {
+        self.compare(1, register, value)
+    }
+
+    fn compare(self, operator: u32, register: u32, value: &[u8]) -> Self {
         self.expression("cmp", |e| {
-            e.put_be32(1, register).put_be32(2, 1).nest(3, |data| data.put(DATA_VALUE, value))
+            let e = e.put_be32(1, register).put_be32(2, operator);
+            e.nest(3, |data| data.put(DATA_VALUE, value))
         })
     }
 

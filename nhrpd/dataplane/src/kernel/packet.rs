@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::userspace::ip::Checksum;
+use crate::userspace::ip::{Checksum, Header};
 
 /// GRE protocol type of NHRP.
 pub(crate) const NHRP: u16 = 0x2001;
@@ -52,19 +52,11 @@ fn link_address(index: i32, protocol: u16, nbma: Ipv4Addr) -> libc::sockaddr_ll 
 /// Completes the checksum of UDP. A sender of this machine leaves it to the device, and what our rules
 /// log has not been there: it has the sum of the pseudo-header.
 pub(crate) fn complete(packet: &mut [u8]) {
-    let (protocol, header) = match &*packet {
-        [first, _, _, _, _, _, more, offset, _, protocol, ..]
-            if first >> 4 == 4 && (*more & 0x3f, *offset) == (0, 0) =>
-        {
-            (*protocol, usize::from(first & 0xf) * 4)
-        }
-        [first, _, _, _, _, _, protocol, ..] if first >> 4 == 6 => (*protocol, 40),
-        _ => return,
-    };
-    let Some(datagram) = packet.get(header..).filter(|datagram| datagram.len() >= 8) else {
+    let Some(Header { header_len, protocol, fragment: false, .. }) = Header::parse(packet) else {
         return;
     };
-    if i32::from(protocol) != libc::IPPROTO_UDP || header < 20 {
+    let datagram = &packet[header_len..];
+    if i32::from(protocol) != libc::IPPROTO_UDP || datagram.len() < 8 {
         return;
     }
     let length = datagram.len() as u16;
@@ -75,7 +67,7 @@ pub(crate) fn complete(packet: &mut [u8]) {
             [0, 0] => [0xff, 0xff],
             sum => sum,
         };
-        packet[header + CHECKSUM..][..2].copy_from_slice(&sum);
+        packet[header_len + CHECKSUM..][..2].copy_from_slice(&sum);
     }
 }
 

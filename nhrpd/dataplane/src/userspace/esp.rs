@@ -211,9 +211,7 @@ impl Opener {
             _ => Err(Reason::UnknownProtocol),
         }
     }
-}
 
-impl Opener {
     fn window(&self) -> MutexGuard<'_, Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }

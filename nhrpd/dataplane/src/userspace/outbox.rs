@@ -30,8 +30,8 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 struct Run {
     to: SocketAddr,
+    /// Where it begins; it ends where the buffer is used up to.
     start: usize,
-    end: usize,
     /// Length of each datagram but the last.
     segment: usize,
     /// How many more it may take.
@@ -60,21 +60,19 @@ impl Outbox {
     }
 
     fn make_room(&mut self) {
-        self.used = 0;
-        if let Some(run) = &mut self.run {
-            self.buffer.copy_within(run.start..run.end, 0);
-            self.used = run.end - run.start;
-            (run.start, run.end) = (0, self.used);
-        }
+        let Some(run) = &mut self.run else {
+            self.used = 0;
+            return;
+        };
+        self.buffer.copy_within(run.start..self.used, 0);
+        self.used -= run.start;
+        run.start = 0;
     }
 
     /// The first `len` bytes of the last slot are a datagram for `to`.
     pub(crate) fn commit(&mut self, to: SocketAddr, len: usize) {
-        let start = self.used;
-        self.used += len;
         match &mut self.run {
             Some(run) if run.to == to && len <= run.segment => {
-                run.end += len;
                 // A shorter one ends the run.
                 run.room = if len == run.segment { run.room - 1 } else { 0 };
             }
@@ -82,9 +80,10 @@ impl Outbox {
                 self.send();
                 let most = self.sockets.segments(to, self.sender, len).min(LARGEST / len.max(1));
                 let room = most.saturating_sub(1);
-                self.run = Some(Run { to, start, end: self.used, segment: len, room });
+                self.run = Some(Run { to, start: self.used, segment: len, room });
             }
         }
+        self.used += len;
         if self.run.as_ref().is_some_and(|run| run.room == 0) {
             self.flush();
         }
@@ -98,7 +97,7 @@ impl Outbox {
 
     fn send(&mut self) {
         let Some(run) = self.run.take() else { return };
-        let contents = &self.buffer[run.start..run.end];
+        let contents = &self.buffer[run.start..self.used];
         let several = (contents.len() > run.segment).then_some(run.segment);
         let Err(error) = self.sockets.send(run.to, self.sender, contents, several) else { return };
         tracing::trace!("send to {}: {error}", run.to);
