@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use lab::decode::{Kind, Packet};
-use overlay_tests::e2e::{Numbers, Scene, go_direct, go_on, until};
+use overlay_tests::e2e::{Numbers, Scene, go_on, until};
 
 const NODE: &str = "spoke-a";
 const FLUSHES: u32 = 5;
@@ -25,9 +25,7 @@ fn flushed_policies_let_nothing_out_in_clear() {
     let mut scene = Scene::up("kernel-flushed", 2);
     scene.all_registered();
     let other = Numbers::default().lan(2, 10).addr().to_string();
-    let mut direct = scene.ping("host-a", &other, None, 20);
-    go_direct(&mut direct);
-    direct.stop();
+    scene.direct("host-a", &other);
     for (node, remote, address) in OTHER {
         let local = if node == "hub" { "198.18.0.10" } else { "198.18.1.10" };
         scene.run(node, &format!("ip link add gre9 type gre key 77 local {local} remote {remote}"));

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use overlay_tests::e2e::{Numbers, Scene, go_direct, go_on, until};
+use overlay_tests::e2e::{Numbers, Scene, go_on, until};
 
 const ROUTERS: [&str; 3] = ["hub", "spoke-a", "spoke-b"];
 
@@ -108,9 +108,7 @@ fn killed_daemons_cost_a_stream_no_segment() {
     let mut scene = Scene::up("kernel-stream", 2);
     scene.all_registered();
     let to = Numbers::default().lan(2, 10).addr().to_string();
-    let mut ping = scene.ping("host-a", &to, None, 20);
-    go_direct(&mut ping);
-    ping.stop();
+    scene.direct("host-a", &to);
     let before = ROUTERS.map(|node| dropped(&scene, node));
 
     let server = scene.node("host-b").start(["iperf3", "-s"]).unwrap();
