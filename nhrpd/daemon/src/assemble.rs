@@ -1,6 +1,7 @@
 //! From the configuration to what the core and the data plane are made of.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail};
 use dataplane::DataPlane;
 use dataplane::underlay::{self, Underlay};
-use dataplane::userspace::aes_in_hardware;
+use dataplane::userspace::{MOST_WORKERS, aes_in_hardware};
 use ike::psk::SharedKeys;
 use ike::{EspCipher, EspProposal, TunnelKind};
 use ipnet::IpNet;
@@ -147,8 +148,30 @@ pub(crate) fn source(config: &Config) -> underlay::Source {
     }
 }
 
+/// How many packet threads of each kind `NHRPD_WORKERS` asks for.
+///
+/// # Errors
+/// When that is no number of threads that the data plane can have.
+pub(crate) fn workers() -> anyhow::Result<Option<usize>> {
+    let Some(asked) = std::env::var_os("NHRPD_WORKERS") else { return Ok(None) };
+    parse_workers(&asked).map(Some)
+}
+
+fn parse_workers(asked: &OsStr) -> anyhow::Result<usize> {
+    let number = asked.to_str().and_then(|asked| asked.parse().ok());
+    number.filter(|number| (1..=MOST_WORKERS).contains(number)).with_context(|| {
+        format!(
+            "NHRPD_WORKERS is {asked:?}; it must be a number from 1 to {MOST_WORKERS}, or unset"
+        )
+    })
+}
+
 /// What the data plane is told.
-pub(crate) fn plane(config: &Config, underlay: &Underlay) -> dataplane::Config {
+pub(crate) fn plane(
+    config: &Config,
+    underlay: &Underlay,
+    workers: Option<usize>,
+) -> dataplane::Config {
     dataplane::Config {
         interface: config.tunnel.interface.clone(),
         addresses: vec![config.tunnel.address],
@@ -163,7 +186,7 @@ pub(crate) fn plane(config: &Config, underlay: &Underlay) -> dataplane::Config {
         source: underlay.address,
         bind_source: matches!(config.underlay.source, Source::Address(_)),
         grace: config.nhrp.holding_time,
-        workers: std::env::var("NHRPD_WORKERS").ok().and_then(|workers| workers.parse().ok()),
+        workers,
         ..dataplane::Config::default()
     }
 }
@@ -308,6 +331,24 @@ fn advertise(config: &Config, credentials: Option<&Credentials>) -> Vec<IpNet> {
         (Advertise::Certificate, credentials) => {
             let certificate = credentials.and_then(Credentials::certificate);
             certificate.map(|own| own.prefixes().iter().copied().collect()).unwrap_or_default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_workers_is_one_that_can_be_had() {
+        for (asked, number) in [("1", 1), ("8", 8)] {
+            assert_eq!(parse_workers(OsStr::new(asked)).unwrap(), number);
+        }
+        for wrong in ["", "0", "9", "-1", "two", "2 ", "1.5", "99999999999999999999"] {
+            let said = parse_workers(OsStr::new(wrong)).unwrap_err().to_string();
+            let expected =
+                format!("NHRPD_WORKERS is {wrong:?}; it must be a number from 1 to 8, or unset");
+            assert_eq!(said, expected);
         }
     }
 }

@@ -45,8 +45,9 @@ pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
 /// by line.
 ///
 /// # Errors
-/// Where the file, or one that it names, is not good.
+/// Where the file, or one that it names, or the environment is not good.
 pub fn check(path: &Path) -> anyhow::Result<String> {
+    assemble::workers()?;
     let config = config::load(path)?;
     let mut said = String::new();
     for doubt in doubts(&config)?.into_iter().chain(assemble::leak(&config)) {

@@ -65,6 +65,7 @@ pub(crate) async fn run(
     log: LogSwitch,
     keys: Option<KeyTables>,
 ) -> anyhow::Result<()> {
+    let workers = assemble::workers()?;
     let credentials = assemble::credentials(&config)?;
     let doubts = |credentials| assemble::doubts(&config, credentials, SystemTime::now());
     let doubts = credentials.as_ref().map(doubts).unwrap_or_default();
@@ -89,7 +90,8 @@ pub(crate) async fn run(
     let underlay = watch.changed().await;
     let (events_in, mut events) = mpsc::channel(EVENTS);
     let choice = plane::choose(&config, underlay.address)?;
-    let plane = plane::start(&choice, assemble::plane(&config, &underlay), events_in).await?;
+    let plane =
+        plane::start(&choice, assemble::plane(&config, &underlay, workers), events_in).await?;
     let told = assemble::overlay(&config, credentials.as_ref(), &plane)?;
     let overlay = Overlay::new(told, credentials, now(), &mut rand::rng());
     let mut shell = Shell {

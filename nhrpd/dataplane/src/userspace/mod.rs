@@ -60,6 +60,7 @@ use tun::Tun;
 use worker::{Lane, Share, Worker};
 
 pub use esp::{CIPHERS as ESP_CIPHERS, aes_in_hardware};
+pub use worker::MOST_WORKERS;
 
 /// What the userspace data plane is told at its start.
 #[derive(Debug, Clone)]
@@ -91,8 +92,8 @@ pub struct Config {
     pub grace: Duration,
     /// Packets after which an ESP path should get new keys (kernel data plane).
     pub rekey_packets: u64,
-    /// Threads that seal, and as many that open; `None`: as many as the processors that this process may use are worth
-    /// (userspace data plane).
+    /// Threads that seal, and as many that open, from 1 to [`MOST_WORKERS`]; `None`: as many as the processors that
+    /// this process may use are worth (userspace data plane).
     pub workers: Option<usize>,
 }
 

@@ -15,14 +15,14 @@ use super::outbox::Outbox;
 use super::segment::Vnet;
 use crate::Error;
 
-/// Of each kind, however many processors there are.
-const MOST: usize = 8;
+/// Threads of each kind, however many processors there are.
+pub const MOST_WORKERS: usize = 8;
 
 /// How many threads seal, and how many open: all processors that this process may use, but one of
 /// each at least.
 pub(crate) fn by_processors() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    (processors / 2).clamp(1, MOST)
+    (processors / 2).clamp(1, MOST_WORKERS)
 }
 
 /// Queues that one wait tells of; the others come with the next.
