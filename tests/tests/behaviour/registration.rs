@@ -85,3 +85,48 @@ fn the_hub_forgets_a_dead_spoke_when_its_holding_time_is_over() {
     sim.run_for(secs(24));
     assert_eq!(sim.registrations(nodes.hub), 2);
 }
+
+/// What a node was refused, and by whom.
+fn refusals(sim: &Sim) -> Vec<String> {
+    let refused = |(_, notice): &(_, Notice)| match notice {
+        Notice::Refused(refused) => Some(refused.reason.clone()),
+        _ => None,
+    };
+    sim.nodes().flat_map(|node| sim.notices(node).iter().filter_map(refused)).collect()
+}
+
+/// The LAN's registration was on its way when the hub forgot the address: it waits for the
+/// address's, which the new path brings.
+#[test]
+fn a_hub_that_dies_during_a_renewal_refuses_nobody_when_it_is_back() {
+    let domain = Domain { holding_time: secs(30), ..domain() };
+    for died_at in (0..80).step_by(5) {
+        for dead_for in [ms(1), secs(1)] {
+            let (mut sim, nodes) = settled_in(&domain, 1, fair(), 2);
+            sim.run_for(domain.holding_time / 3 - ms(10) + ms(died_at));
+            sim.kill(nodes.hub);
+            sim.run_for(dead_for);
+            sim.start(nodes.hub);
+            registered(&mut sim, &nodes);
+            assert_eq!(refusals(&sim), [""; 0], "died at {died_at} ms, for {dead_for:?}");
+        }
+    }
+}
+
+/// What was to purge the former address is not meant for it any more when it is the present one.
+#[test]
+fn a_spoke_that_returns_to_its_former_address_stays_registered() {
+    for away in [ms(50), ms(500), secs(4)] {
+        let (mut sim, nodes) = settled(1, 2);
+        let spoke = nodes.spokes[0];
+        let home = sim.blueprint(spoke).address;
+        sim.network.cut(spoke, nodes.hub);
+        sim.move_node(spoke, std::net::Ipv4Addr::new(198, 51, 100, 7));
+        sim.run_for(away);
+        sim.network.heal();
+        sim.move_node(spoke, home);
+        let lost = sim.run_until(secs(60), |sim| sim.registrations(nodes.hub) < 4);
+        assert_eq!(lost, None, "away for {away:?}");
+        assert_eq!(refusals(&sim), [""; 0], "away for {away:?}");
+    }
+}

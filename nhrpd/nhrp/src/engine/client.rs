@@ -335,13 +335,17 @@ impl Engine {
         }
         nhs.set(now, NhsState::ExpectingReplies, reason.to_owned());
         let (key, server) = (nhs.key(), nhs.server.address);
-        let parts: Vec<u32> = nhs.parts.range(1..).map(|(_, id)| *id).collect();
-        nhs.parts.retain(|part, _| *part == 0);
-        for id in parts {
-            self.finish(id);
-        }
+        self.end_prefix_parts(index);
         self.uninstall(key, "");
         self.event(Event::NhsDown { server, reason: reason.to_owned() });
+    }
+
+    /// Gives up the registrations of prefixes that are under way: who holds nothing of our address
+    /// refuses them.
+    pub(super) fn end_prefix_parts(&mut self, index: usize) {
+        for id in self.servers[index].parts.split_off(&1).into_values() {
+            self.finish(id);
+        }
     }
 
     /// The holding time of our registration is over.
@@ -365,25 +369,23 @@ impl Engine {
         self.register(now, index);
     }
 
+    /// Servers reached at this NBMA address.
+    pub(super) fn servers_at(&self, peer: Nbma) -> Vec<usize> {
+        let here = |(_, nhs): &(usize, &Nhs)| nhs.server.nbma == Some(peer);
+        self.servers.iter().enumerate().filter(here).map(|(index, _)| index).collect()
+    }
+
     pub(super) fn server_path_down(&mut self, now: Instant, peer: Nbma, reason: &str) {
-        for index in 0..self.servers.len() {
-            if self.servers[index].server.nbma != Some(peer) {
-                continue;
-            }
+        for index in self.servers_at(peer) {
             self.server_down(now, index, reason);
             self.register_anew(now, index);
         }
     }
 
     /// A new path may mean a server that has begun anew and holds nothing of us any more.
-    pub(super) fn server_path_up(&mut self, now: Instant, peer: Nbma) {
-        for index in 0..self.servers.len() {
-            let nhs = &mut self.servers[index];
-            if nhs.server.nbma == Some(peer) {
-                nhs.attempts = 0;
-                self.register(now, index);
-            }
-        }
+    pub(super) fn server_path_up(&mut self, now: Instant, index: usize) {
+        self.servers[index].attempts = 0;
+        self.register(now, index);
     }
 
     pub(super) fn server_moved(&mut self, now: Instant, index: usize, nbma: Nbma) {
@@ -414,6 +416,7 @@ impl Engine {
             }
         }
         self.bound = nbma.or(self.bound);
+        self.end_purges_of(self.bound);
         for index in 0..self.servers.len() {
             if nbma.is_none() {
                 self.server_down(now, index, "we have no NBMA address");

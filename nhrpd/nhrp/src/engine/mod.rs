@@ -194,8 +194,15 @@ impl Engine {
     /// A path to `peer` came up: what waits for it is sent at once instead of after its back-off,
     /// and if it is a next-hop server, we register with it.
     pub fn path_up(&mut self, now: Instant, peer: Nbma) {
+        let servers = self.servers_at(peer);
+        // Registrations of prefixes come again behind that of our address.
+        for &index in &servers {
+            self.end_prefix_parts(index);
+        }
         self.hasten(now, peer);
-        self.server_path_up(now, peer);
+        for index in servers {
+            self.server_path_up(now, index);
+        }
     }
 
     /// The path to `peer` is dead. Shortcuts through it are dropped, so that traffic returns to

@@ -81,6 +81,20 @@ impl Engine {
         }
     }
 
+    /// Gives up what would purge our binding to this address: it is ours again.
+    pub(super) fn end_purges_of(&mut self, nbma: Option<IpAddr>) {
+        let named = nbma.map(NbmaAddress::from);
+        let names = |cie: &Cie| Some(&cie.nbma) == named.as_ref();
+        let needless = |purpose: &Purpose| match purpose {
+            Purpose::Purge { entries, .. } => entries.iter().any(names),
+            Purpose::Register { .. } | Purpose::Resolve { .. } => false,
+        };
+        let pending = self.pending.iter().filter(|(_, pending)| needless(&pending.purpose));
+        for id in pending.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.finish(id);
+        }
+    }
+
     /// A purge of ours is answered or given up.
     pub(super) fn purge_done(&mut self, now: Instant, id: u32) {
         if let Some(pending) = self.finish(id)
