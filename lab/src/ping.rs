@@ -17,7 +17,7 @@ use crate::{Error, Node};
 pub struct Ping {
     wrapper: Child,
     process: Option<Process>,
-    news: Receiver<(u32, Reply)>,
+    news: Receiver<(u16, Reply)>,
     replies: Replies,
     sent: Option<u32>,
 }
@@ -31,7 +31,7 @@ pub struct Reply {
     pub ms: f64,
 }
 
-/// What came back, by sequence number.
+/// What came back, by the number of the ping: 1 is the first.
 #[derive(Debug, Clone, Default)]
 pub struct Replies {
     replies: BTreeMap<u32, Reply>,
@@ -143,24 +143,29 @@ impl Drop for Ping {
 }
 
 /// `64 bytes from 192.168.2.10: icmp_seq=1 ttl=61 time=0.531 ms`
-fn reply(line: &str) -> Option<(u32, Reply)> {
+fn reply(line: &str) -> Option<(u16, Reply)> {
     let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name));
     let reply = Reply { ttl: field("ttl=")?.parse().ok()?, ms: field("time=")?.parse().ok()? };
     Some((field("icmp_seq=")?.parse().ok()?, reply))
 }
 
 impl Replies {
-    fn insert(&mut self, number: u32, reply: Reply) {
+    /// The sequence number on the wire has 16 bits (RFC 792) and begins again after 65,535; ours goes on.
+    fn insert(&mut self, sequence: u16, reply: Reply) {
+        /// So much later than its successors a reply may come.
+        const LATE: u32 = 1024;
+        let first = self.last().saturating_sub(LATE);
+        let number = first + u32::from(sequence.wrapping_sub(first as u16));
         self.replies.entry(number).or_insert(reply);
         self.sent = self.sent.max(number);
     }
 
-    /// The sequence number of the last one so far; 0 before the first.
+    /// The number of the last one so far; 0 before the first.
     pub fn last(&self) -> u32 {
         self.replies.keys().next_back().copied().unwrap_or(0)
     }
 
-    /// Those with these sequence numbers, as if only they had been sent.
+    /// Those with these numbers, as if only they had been sent.
     pub fn between(&self, numbers: RangeInclusive<u32>) -> Self {
         let shift = numbers.start().saturating_sub(1);
         let replies = self.replies.range(numbers.clone());
@@ -186,7 +191,7 @@ impl Replies {
         self.sent.saturating_sub(self.received())
     }
 
-    /// The sequence numbers of those.
+    /// The numbers of those.
     pub fn missing(&self) -> Vec<u32> {
         (1..=self.sent).filter(|number| !self.replies.contains_key(number)).collect()
     }
@@ -228,8 +233,9 @@ mod tests {
     use super::*;
 
     fn replies(sent: u32, lines: &[&str]) -> Replies {
-        let replies = lines.iter().filter_map(|line| reply(line)).collect();
-        Replies { replies, sent, interval_ms: 10 }
+        let mut replies = Replies { interval_ms: 10, ..Replies::default() };
+        lines.iter().filter_map(|line| reply(line)).for_each(|(n, reply)| replies.insert(n, reply));
+        Replies { sent, ..replies }
     }
 
     #[test]
@@ -249,6 +255,21 @@ mod tests {
         assert_eq!(replies.longest_gap_ms(), 20);
         assert!(!replies.last_answered(1));
         assert_eq!(replies.median_ms(2), 0.5);
+    }
+
+    #[test]
+    fn numbers_go_on_where_those_of_ping_begin_again() {
+        let mut replies = Replies::default();
+        let reply = Reply { ttl: 62, ms: 1.0 };
+        const AGAIN: u32 = 1 << 16;
+        // Two are lost; one comes late, one twice.
+        let late = AGAIN - 9;
+        let order = (1..late).chain(late + 1..=AGAIN + 500).chain([late, late, AGAIN + 501]);
+        let lost = [AGAIN, 2 * AGAIN + 1];
+        let order = order.chain(AGAIN + 502..=2 * AGAIN + 10).filter(|n| !lost.contains(n));
+        order.for_each(|number| replies.insert(number as u16, reply));
+        assert_eq!((replies.last(), replies.sent()), (2 * AGAIN + 10, 2 * AGAIN + 10));
+        assert_eq!(replies.missing(), lost);
     }
 
     #[test]
