@@ -19,6 +19,8 @@ pub(crate) struct Inherited {
     tables: Tables,
     /// Bare neighbours carry, too.
     clear: bool,
+    /// Own UDP port.
+    port: u16,
     until: Option<Instant>,
     /// Until when SAs from there are kept.
     succeeded: BTreeMap<Seat, Instant>,
@@ -47,6 +49,7 @@ impl Inherited {
         Self {
             tables,
             clear,
+            port,
             until,
             succeeded: BTreeMap::new(),
             peers: peers.into_iter().collect(),
@@ -87,11 +90,11 @@ impl Inherited {
     }
 
     fn keep_associations(&mut self, target: &mut Tables, now: Instant) {
-        let own = self.tables.seats();
-        let taken = target.seats();
+        let port = self.port;
+        let (own, taken) = (self.tables.seats(port), target.seats(port));
         let successors: BTreeSet<Seat> = taken.values().copied().collect();
         for sa in self.tables.associations.values() {
-            if let Some(seat) = sender(sa).filter(|seat| successors.contains(seat)) {
+            if let Some(seat) = sender(sa, port).filter(|seat| successors.contains(seat)) {
                 self.succeeded.entry(seat).or_insert(now + LINGER);
             }
         }
@@ -101,7 +104,7 @@ impl Inherited {
                 let succeeded = own.get(&id.to).is_some_and(|seat| successors.contains(seat));
                 !succeeded && !taken.contains_key(&id.to)
             }
-            Direction::In => sender(sa).is_none_or(|seat| !over(seat)),
+            Direction::In => sender(sa, port).is_none_or(|seat| !over(seat)),
         });
         self.succeeded.retain(|_, until| *until > now);
         target.associations.extend(&self.tables.associations);
@@ -119,8 +122,8 @@ impl Inherited {
 }
 
 /// Who sends through an SA that receives.
-fn sender(sa: &Association) -> Option<Seat> {
-    Some(Seat::new(sa.from?, sa.ports.map(|(from, _)| from)))
+fn sender(sa: &Association, port: u16) -> Option<Seat> {
+    Some(Seat::new(sa.from?, sa.ports.map(|(from, _)| from), port))
 }
 
 /// With what the keys of an SA's elements begin.

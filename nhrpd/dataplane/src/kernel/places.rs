@@ -24,22 +24,23 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// `port`: that of ESP in UDP, where it is. Who has the usual one is who has the address: whether to
-    /// put ESP into UDP, the same peer says anew with each key exchange.
-    pub(crate) fn new(public: IpAddr, port: Option<u16>) -> Self {
-        const USUAL: u16 = 4500;
-        Self { public, port: port.filter(|&port| port != USUAL) }
+    /// `port`: that of ESP in UDP, where it is. Who has the `usual` one, which is ours, is who has the
+    /// address: whether to put ESP into UDP, the same peer says anew with each key exchange.
+    pub(crate) fn new(public: IpAddr, port: Option<u16>, usual: u16) -> Self {
+        Self { public, port: port.filter(|&port| port != usual) }
     }
 
-    fn of(peer: &Peer) -> Self {
+    fn of(peer: &Peer, usual: u16) -> Self {
         let in_udp = matches!(&peer.transport, Transport::Esp(esp) if esp.encapsulated);
-        Self::new(peer.endpoint.ip(), in_udp.then_some(peer.endpoint.port()))
+        Self::new(peer.endpoint.ip(), in_udp.then_some(peer.endpoint.port()), usual)
     }
 }
 
 /// The places of all paths.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Places {
+    /// UDP port of those whose port no translator chose.
+    usual: u16,
     paths: BTreeMap<PeerId, (Seat, IpAddr)>,
     at: BTreeSet<(IpAddr, PeerId)>,
     by_seat: BTreeSet<(Seat, PeerId)>,
@@ -51,6 +52,18 @@ pub(crate) struct Places {
 }
 
 impl Places {
+    pub(crate) fn new(usual: u16) -> Self {
+        Self {
+            usual,
+            paths: BTreeMap::new(),
+            at: BTreeSet::new(),
+            by_seat: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            kept_by_seat: BTreeMap::new(),
+            given: 0,
+        }
+    }
+
     /// What a former run left stays where it is, until the next call.
     pub(crate) fn keep(&mut self, kept: BTreeMap<IpAddr, Seat>) {
         let given = kept.keys().filter_map(|place| match place {
@@ -81,7 +94,7 @@ impl Places {
     /// These paths have come, changed or gone. Who has the seat that he had stays.
     pub(crate) fn update(&mut self, changed: &BTreeSet<PeerId>, peers: &BTreeMap<PeerId, Peer>) {
         for &id in changed {
-            let seat = peers.get(&id).map(Seat::of);
+            let seat = peers.get(&id).map(|peer| Seat::of(peer, self.usual));
             if self.paths.get(&id).map(|&(seat, _)| seat) != seat {
                 self.remove(id);
             }
@@ -94,7 +107,7 @@ impl Places {
     }
 
     fn insert(&mut self, id: PeerId, peer: &Peer) {
-        let seat = Seat::of(peer);
+        let seat = Seat::of(peer, self.usual);
         let place = self.choose(seat);
         self.paths.insert(id, (seat, place));
         self.at.insert((place, id));
@@ -172,7 +185,7 @@ mod tests {
 
     #[test]
     fn who_shares_a_public_address_gets_an_alias() {
-        let mut places = Places::default();
+        let mut places = Places::new(4500);
         assert_eq!(place(&mut places, 1, FIRST), PUBLIC);
         assert_eq!(place(&mut places, 2, SECOND), "240.0.0.1");
         assert_eq!(place(&mut places, 3, THIRD), "240.0.0.2");
@@ -184,8 +197,19 @@ mod tests {
     }
 
     #[test]
+    fn who_has_our_port_is_the_same_with_and_without_udp() {
+        for (usual, other) in [(4500, 4501), (4501, 4500)] {
+            let mut places = Places::new(usual);
+            let [own, translated] = [usual, other].map(|port| format!("{PUBLIC}:{port}"));
+            places.insert(PeerId(1), &peer(&own, false));
+            assert_eq!(place(&mut places, 2, &own), PUBLIC, "now in UDP");
+            assert_eq!(place(&mut places, 3, &translated), "240.0.0.1", "another one");
+        }
+    }
+
+    #[test]
     fn the_public_address_is_for_who_is_alone_and_no_alias_comes_back() {
-        let mut places = Places::default();
+        let mut places = Places::new(4500);
         place(&mut places, 1, FIRST);
         place(&mut places, 2, SECOND);
         places.remove(PeerId(1));
@@ -198,7 +222,7 @@ mod tests {
 
     #[test]
     fn who_changes_otherwise_stays_where_he_is() {
-        let mut places = Places::default();
+        let mut places = Places::new(4500);
         place(&mut places, 1, FIRST);
         place(&mut places, 2, SECOND);
         let mut peers = BTreeMap::from([(PeerId(2), peer(SECOND, true))]);
@@ -217,11 +241,11 @@ mod tests {
     fn what_a_former_run_left_keeps_its_place() {
         let seat = |endpoint: &str| {
             let endpoint: SocketAddr = endpoint.parse().unwrap();
-            Seat::new(endpoint.ip(), Some(endpoint.port()))
+            Seat::new(endpoint.ip(), Some(endpoint.port()), 4500)
         };
         let alias = "240.0.0.7".parse().unwrap();
         let kept = [(PUBLIC.parse().unwrap(), seat(FIRST)), (alias, seat(SECOND))];
-        let mut places = Places::default();
+        let mut places = Places::new(4500);
         places.keep(kept.into());
         assert_eq!(place(&mut places, 1, THIRD), "240.0.0.8");
         assert_eq!(place(&mut places, 2, SECOND), "240.0.0.7");

@@ -52,11 +52,11 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(context: Context) -> Self {
         Self {
+            places: Places::new(context.port),
             context,
             desired: Desired::default(),
             asked: BTreeSet::new(),
             confirmed: BTreeSet::new(),
-            places: Places::default(),
             by_spi: BTreeSet::new(),
             by_hop: BTreeSet::new(),
             by_via: BTreeSet::new(),

@@ -28,7 +28,7 @@
 //! The IPsec policies alone keep unprotected GRE back, while they are there. The drops above do so too
 //! when somebody has flushed them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::nft::{
@@ -146,6 +146,16 @@ impl Set {
     }
 }
 
+fn of(set: Set, elements: &BTreeSet<(Set, Element)>) -> impl Iterator<Item = &Element> {
+    let first = (set, Element { key: Vec::new(), end: None });
+    elements.range(first..).take_while(move |(of, _)| *of == set).map(|(_, element)| element)
+}
+
+/// The aliases in use.
+pub(crate) fn aliases(elements: &BTreeSet<(Set, Element)>) -> impl Iterator<Item = &Element> {
+    of(Set::AliasOut, elements)
+}
+
 /// What the rules depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
@@ -213,37 +223,34 @@ impl Rules {
         kernel.transaction(vec![nft::delete_table(&self.table)])
     }
 
-    /// Adds and removes elements in one transaction; `aliases`: they come into use, or go out of it.
+    /// Adds what of these elements is not there, and removes what is, in one transaction; and with the
+    /// first alias the chains that need it, which go with the last one.
     pub(crate) fn update(
         &self,
         kernel: &Requests,
-        added: &[(Set, Element)],
-        removed: &[(Set, Element)],
-        aliases: Option<bool>,
+        there: &BTreeSet<(Set, Element)>,
+        keys: &BTreeSet<(Set, Element)>,
     ) -> io::Result<()> {
+        let (removed, added): (BTreeSet<_>, BTreeSet<_>) =
+            keys.iter().cloned().partition(|key| there.contains(key));
         let mut requests = Vec::new();
-        match aliases {
-            Some(true) => self.aliases(&mut requests),
-            Some(false) => {
+        let had = aliases(there).count();
+        let have = had + aliases(&added).count() - aliases(&removed).count();
+        match (had > 0, have > 0) {
+            (false, true) => self.aliases(&mut requests),
+            (true, false) => {
                 let chains = [Set::AliasIn, Set::AliasOut];
                 requests.extend(chains.map(|set| nft::delete_chain(&self.table, set.name())));
             }
-            None => {}
+            _ => {}
         }
         for set in Set::ALL {
-            let of = |all: &[(Set, Element)]| {
-                all.iter().filter(|(of, _)| *of == set).map(|(_, e)| e.clone()).collect::<Vec<_>>()
-            };
-            let (gone, new) = (of(removed), of(added));
-            let name = set.name();
             let end = if set.is_map() { nft::DATA } else { nft::KEY_END };
-            let all = (name, end);
-            requests.extend(nft::remove_elements(
-                &self.table,
-                all,
-                &gone.iter().collect::<Vec<_>>(),
-            ));
-            requests.extend(nft::add_elements(&self.table, all, &new.iter().collect::<Vec<_>>()));
+            let (table, all) = (&self.table, (set.name(), end));
+            let gone: Vec<_> = of(set, &removed).collect();
+            requests.extend(nft::remove_elements(table, all, &gone));
+            let new: Vec<_> = of(set, &added).collect();
+            requests.extend(nft::add_elements(table, all, &new));
         }
         if requests.is_empty() { Ok(()) } else { kernel.transaction(requests) }
     }

@@ -138,7 +138,7 @@ impl State {
         state.actual = state.read().map_err(Error::Netlink)?;
         let until = Instant::now() + config.grace;
         state.inherited = Inherited::new(&state.actual, config.clear, config.port, until);
-        state.plan.keep(state.actual.seats());
+        state.plan.keep(state.actual.seats(config.port));
         Ok(state)
     }
 
@@ -433,29 +433,21 @@ impl State {
         if keys.is_empty() {
             return;
         }
-        let (removed, added): (Vec<_>, Vec<_>) =
-            keys.iter().cloned().partition(|key| self.actual.elements.contains(key));
-        let of =
-            |all: &[(Set, Element)]| all.iter().filter(|(set, _)| *set == Set::AliasOut).count();
-        let had = self.actual.aliases().count();
-        let have = had + of(&added) - of(&removed);
-        let aliases = ((had > 0) != (have > 0)).then_some(have > 0);
-        let mut result = self.rules.update(&self.nft, &added, &removed, aliases);
-        if result.is_ok() {
-            for key in &removed {
-                self.actual.elements.remove(key);
+        let there = &mut self.actual.elements;
+        match self.rules.update(&self.nft, there, keys) {
+            Ok(()) => {
+                for key in keys {
+                    if !there.remove(key) {
+                        there.insert(key.clone());
+                    }
+                }
+                return;
             }
-            self.actual.elements.extend(added);
-            return;
-        }
-        if let Err(error) = &result {
-            tracing::debug!("nftables: {error}: making the table anew");
+            Err(error) => tracing::debug!("nftables: {error}: making the table anew"),
         }
         let all = self.target().elements;
-        result = self.rules.install(&self.nft).and_then(|()| {
-            let all: Vec<_> = all.iter().cloned().collect();
-            self.rules.update(&self.nft, &all, &[], (of(&all) > 0).then_some(true))
-        });
+        let made = self.rules.install(&self.nft);
+        let result = made.and_then(|()| self.rules.update(&self.nft, &BTreeSet::new(), &all));
         self.actual.elements = match result {
             Ok(()) => all,
             Err(error) => {

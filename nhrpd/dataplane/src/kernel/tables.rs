@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::nft::Element;
 use super::places::Seat;
 use super::route::address;
-use super::rules::Set;
+use super::rules::{self, Set};
 
 /// What is, or what is to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,17 +44,9 @@ pub(crate) struct SaId {
 }
 
 impl Tables {
-    /// The aliases in use.
-    pub(crate) fn aliases(&self) -> impl Iterator<Item = &Element> {
-        let first = (Set::AliasOut, Element { key: Vec::new(), end: None });
-        let all = self.elements.range(first..).take_while(|(set, _)| *set == Set::AliasOut);
-        all.map(|(_, element)| element)
-    }
-
     /// Who is sent to at which place, with ESP: public address, and port of ESP in UDP.
     pub(crate) fn receivers(&self) -> BTreeMap<IpAddr, (IpAddr, Option<u16>)> {
-        let public: BTreeMap<IpAddr, IpAddr> = self
-            .aliases()
+        let public: BTreeMap<IpAddr, IpAddr> = rules::aliases(&self.elements)
             .filter_map(|element| Some((address(&element.key)?, address(element.end.as_ref()?)?)))
             .collect();
         let sent = self.associations.iter().filter(|(id, _)| id.direction == Direction::Out);
@@ -65,9 +57,10 @@ impl Tables {
         .collect()
     }
 
-    pub(crate) fn seats(&self) -> BTreeMap<IpAddr, Seat> {
+    /// The same; `usual`: our UDP port.
+    pub(crate) fn seats(&self, usual: u16) -> BTreeMap<IpAddr, Seat> {
         let receivers = self.receivers().into_iter();
-        receivers.map(|(place, (public, port))| (place, Seat::new(public, port))).collect()
+        receivers.map(|(place, (public, port))| (place, Seat::new(public, port, usual))).collect()
     }
 }
 
