@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
 use ipnet::IpNet;
 use nhrp::engine::{Authorization, Binding, BindingKind, Engine, Nbma};
 use nhrp::index::Index;
 
 use crate::config::{Config, Member};
+use crate::deadlines::Deadlines;
 use crate::desired::{Changes, Desired, Hop, Peer, PeerId, Transport};
 use crate::notice::Notice;
 use crate::session::{Proof, Sessions, Touched, allowance};
@@ -47,7 +47,7 @@ pub(crate) struct Known<'a> {
     pub bindings: &'a dyn Bindings,
     pub sessions: &'a Sessions,
     /// Sessions that are gone, on whose paths something may still arrive, and until when.
-    pub lingering: &'a BTreeMap<PeerId, Instant>,
+    pub lingering: &'a Deadlines<PeerId>,
 }
 
 /// The desired state, and what it takes to change a part of it.
@@ -300,7 +300,7 @@ impl Forwarding {
         let keyed = self.keyed.remove(&id);
         let Some(session) = sessions.get(id) else {
             desired.multicast.remove(&id);
-            match desired.peers.get_mut(&id).filter(|_| known.lingering.contains_key(&id)) {
+            match desired.peers.get_mut(&id).filter(|_| known.lingering.at(id).is_some()) {
                 Some(peer) => peer.receive_only = true,
                 None => {
                     desired.peers.remove(&id);

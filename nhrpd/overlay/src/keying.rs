@@ -21,7 +21,6 @@ pub(crate) struct Attempt {
     pub sa: Option<SaId>,
     /// When the last try began.
     pub begun: Instant,
-    pub retry_at: Option<Instant>,
     pub failures: u32,
     /// Why the last try failed.
     pub reason: Option<String>,
@@ -45,13 +44,30 @@ impl Overlay {
         let attempt = self.attempts.entry(nbma).or_insert(Attempt {
             sa: None,
             begun: now.instant,
-            retry_at: None,
             failures: 0,
             reason: None,
         });
         attempt.sa = Some(sa);
         attempt.begun = now.instant;
-        attempt.retry_at = None;
+        self.retries.cancel(nbma);
+    }
+
+    /// The pause after a key exchange that failed is over.
+    pub(crate) fn try_again(&mut self, now: Now, nbma: Nbma, rng: &mut dyn CryptoRng) {
+        if !self.wants(nbma) {
+            self.attempts.remove(&nbma);
+            return;
+        }
+        self.connect(now, nbma, rng);
+        if self.attempts.get(&nbma).is_some_and(|attempt| attempt.sa.is_none()) {
+            // No address of ours to begin from, or no room.
+            self.retries.set(nbma, now.instant + RETRY_CAP);
+        }
+    }
+
+    pub(crate) fn end_attempt(&mut self, nbma: Nbma) -> Option<Attempt> {
+        self.retries.cancel(nbma);
+        self.attempts.remove(&nbma)
     }
 
     /// Begins a key exchange with `nbma`; there is none without security.
@@ -137,10 +153,11 @@ impl Overlay {
         attempt.reason = Some(reason.to_owned());
         attempt.failures += 1;
         let pause = Duration::from_secs(1 << attempt.failures.min(6)).min(RETRY_CAP);
-        attempt.retry_at = wanted.then(|| now + pause);
         // Unknown: it was begun because of a stranger's packet, whose sender may be forged.
         if needless || !known {
-            self.attempts.remove(&nbma);
+            self.end_attempt(nbma);
+        } else if wanted {
+            self.retries.set(nbma, now + pause);
         }
     }
 }

@@ -9,6 +9,7 @@
 mod clear;
 mod config;
 mod credentials;
+mod deadlines;
 pub mod desired;
 mod forwarding;
 mod keying;
@@ -34,6 +35,7 @@ pub use notice::{Notice, Refusal, Refused};
 pub use report::{AttemptReport, Route, SessionReport};
 
 use credentials::Judge;
+use deadlines::Deadlines;
 use desired::{Changes, Event, PeerId, Transport};
 use forwarding::{Forwarding, Known, Path};
 use keying::{Attempt, Budget};
@@ -90,8 +92,10 @@ pub struct Overlay {
     sessions: Sessions,
     /// Sessions whose successors are up: what is still on its way through them may arrive until
     /// then.
-    lingering: BTreeMap<PeerId, Instant>,
+    lingering: Deadlines<PeerId>,
     attempts: BTreeMap<Nbma, Attempt>,
+    /// When those of them that failed are tried again.
+    retries: Deadlines<Nbma>,
     servers: BTreeMap<IpAddr, Nbma>,
     refusals: Refusals,
     outputs: VecDeque<Output>,
@@ -132,8 +136,9 @@ impl Overlay {
             sessions: Sessions::new(port, rng.next_u64()),
             config,
             credentials,
-            lingering: BTreeMap::new(),
+            lingering: Deadlines::new(),
             attempts: BTreeMap::new(),
+            retries: Deadlines::new(),
             servers,
             refusals: Refusals::default(),
             outputs: VecDeque::new(),
@@ -225,30 +230,19 @@ impl Overlay {
             }
             self.remove_session(now, id, "idle", rng);
         }
-        for (id, _) in self.lingering.extract_if(.., |_, until| *until <= now.instant) {
+        while let Some(id) = self.lingering.pop(now.instant) {
             self.sessions.touch(id);
         }
-        let due: Vec<Nbma> = self
-            .attempts
-            .iter()
-            .filter(|(_, attempt)| attempt.retry_at.is_some_and(|at| at <= now.instant))
-            .map(|(&nbma, _)| nbma)
-            .collect();
-        for nbma in due {
-            if self.wants(nbma) {
-                self.connect(now, nbma, rng);
-            } else {
-                self.attempts.remove(&nbma);
-            }
+        while let Some(nbma) = self.retries.pop(now.instant) {
+            self.try_again(now, nbma, rng);
         }
         self.pump(now, rng);
     }
 
     /// When [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let retries = self.attempts.values().filter_map(|attempt| attempt.retry_at).min();
+        let (retries, lingering) = (self.retries.next(), self.lingering.next());
         let idle = self.sessions.next_idle().map(|(deadline, _)| deadline);
-        let lingering = self.lingering.values().copied().min();
         let renewal = self.renewal.deadline();
         [self.nhrp.poll_timeout(), self.ike.poll_timeout(), retries, idle, lingering, renewal]
             .into_iter()
@@ -469,7 +463,7 @@ impl Overlay {
                     };
                 let proof = Proof::of(&certificates);
                 let nbma = self.sessions.nbma(remote);
-                if let Some(attempt) = self.attempts.remove(&nbma).filter(|a| a.sa == Some(sa)) {
+                if let Some(attempt) = self.end_attempt(nbma).filter(|a| a.sa == Some(sa)) {
                     let took = now.instant - attempt.begun;
                     self.outputs.push_back(Output::Took(Began::KeyExchange, took));
                 }
@@ -568,7 +562,7 @@ impl Overlay {
         if !up(id) && twins.iter().any(|&twin| up(twin)) {
             // One of two that crossed, and not the one that lives. The peer may have begun to send
             // with it.
-            self.lingering.insert(id, now + LINGER);
+            self.lingering.set(id, now + LINGER);
             self.forget_session(now, id, reason);
             return;
         }
@@ -603,7 +597,7 @@ impl Overlay {
                 self.nhrp.peer_moved(now.instant, former, nbma, &authorization);
             }
             if self.desired().peers.contains_key(&twin) {
-                self.lingering.insert(twin, now.instant + LINGER);
+                self.lingering.set(twin, now.instant + LINGER);
             }
             // A former tunnel of the same IKE SA is IKE's to end.
             let reason = "replaced by a newer session";

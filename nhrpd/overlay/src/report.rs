@@ -91,7 +91,7 @@ impl Overlay {
             under_way: attempt.sa.is_some(),
             failures: attempt.failures,
             reason: attempt.reason.clone(),
-            retry_at: attempt.retry_at,
+            retry_at: self.retries.at(nbma),
         })
     }
 

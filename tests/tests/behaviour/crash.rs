@@ -180,3 +180,21 @@ fn the_time_of_day_jumps_and_nothing_happens() {
         }
     }
 }
+
+/// A key exchange that waits for its next try has no address to begin from.
+#[test]
+fn a_spoke_without_an_underlay_sleeps_and_tries_again_when_there_is_one() {
+    let (mut sim, nodes, _) = talking(&domain());
+    let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
+    sim.network.cut(a, b);
+    let tried = sim.run_until(minutes(3), |sim| sim.overlay(a).attempts().next().is_some());
+    assert!(tried.is_some(), "the direct path is tried in vain");
+    sim.run_for(secs(70));
+    sim.with(a, |overlay, now, rng| overlay.set_nbma(now, None, rng));
+    sim.run_for(minutes(2));
+    sim.network.heal();
+    let home = sim.blueprint(a).address;
+    sim.move_node(a, home);
+    let took = sim.run_until(minutes(5), |sim| is_direct(sim, a, b) && is_direct(sim, b, a));
+    println!("# direct again after {:?}", took.expect("it becomes direct"));
+}

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nhrp::engine::{Limits, Server};
 use rand_chacha::ChaCha8Rng;
@@ -58,7 +58,7 @@ struct Scene {
     servers: BTreeMap<IpAddr, Nbma>,
     bindings: BTreeMap<IpNet, Binding>,
     sessions: Sessions,
-    lingering: BTreeMap<PeerId, Instant>,
+    lingering: Deadlines<PeerId>,
     ids: [PeerId; 3],
 }
 
@@ -111,7 +111,7 @@ fn scene() -> Scene {
         servers,
         bindings: BTreeMap::new(),
         sessions,
-        lingering: BTreeMap::new(),
+        lingering: Deadlines::new(),
         ids,
     };
     scene.bind("172.16.0.1/32", 1, BindingKind::Nhs);
@@ -298,7 +298,7 @@ fn a_change_leads_where_the_whole_does() {
                 1 => {
                     let linger = below(2) == 0 && sessions.get(id).is_some();
                     if linger && forwarding.desired.peers.contains_key(&id) {
-                        scene.lingering.insert(id, Instant::now());
+                        scene.lingering.set(id, Instant::now());
                     }
                     sessions.remove(id);
                 }
@@ -327,8 +327,8 @@ fn a_change_leads_where_the_whole_does() {
                     forwarding.touch_all();
                 }
                 7 => {
-                    let gone = scene.lingering.pop_first();
-                    gone.into_iter().for_each(|(id, _)| scene.sessions.touch(id));
+                    let gone = scene.lingering.pop(Instant::now());
+                    gone.into_iter().for_each(|id| scene.sessions.touch(id));
                 }
                 _ => {
                     let kind = match below(3) {
