@@ -1,5 +1,6 @@
 //! Key exchanges of ours: when one begins, when one that failed is tried again.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ike::SaId;
@@ -68,6 +69,15 @@ impl Overlay {
     pub(crate) fn end_attempt(&mut self, nbma: Nbma) -> Option<Attempt> {
         self.retries.cancel(nbma);
         self.attempts.remove(&nbma)
+    }
+
+    /// Somebody uses keys that are not known here: perhaps a peer that does not know that we
+    /// restarted. It learns so by a key exchange.
+    pub(crate) fn meet(&mut self, now: Now, from: SocketAddr, rng: &mut dyn CryptoRng) {
+        let nbma = self.sessions.nbma(from);
+        if self.sessions.at(nbma).next().is_none() && self.unknown_budget.take(now.instant) {
+            self.connect(now, nbma, rng);
+        }
     }
 
     /// Begins a key exchange with `nbma`; there is none without security.

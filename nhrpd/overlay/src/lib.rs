@@ -12,21 +12,21 @@ mod credentials;
 mod deadlines;
 pub mod desired;
 mod forwarding;
+mod ike_events;
 mod keying;
+mod lifecycle;
+mod nhrp_events;
 mod notice;
 mod reconfigure;
 mod report;
 mod session;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ::nhrp::engine as nhrp;
-use ::nhrp::wire::code::{ALREADY_REGISTERED, PROHIBITED};
-use ike::{SaId, TunnelId, TunnelKeys};
-use ipnet::IpNet;
-use nhrp::{Binding, BindingKind, Nbma};
+use nhrp::Nbma;
 use rand_core::CryptoRng;
 
 pub use config::{Accept, Config, Member, Now, Security, Trust};
@@ -36,12 +36,12 @@ pub use report::{AttemptReport, Route, SessionReport};
 
 use credentials::Judge;
 use deadlines::Deadlines;
-use desired::{Changes, Event, PeerId, Transport};
-use forwarding::{Forwarding, Known, Path};
+use desired::{Changes, Event, PeerId};
+use forwarding::{Forwarding, Known};
 use keying::{Attempt, Budget};
 use notice::Refusals;
 use reconfigure::Renewal;
-use session::{Proof, Session, Sessions};
+use session::Sessions;
 
 /// What the overlay wants of the world, beside its desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,10 +106,6 @@ pub struct Overlay {
     stopped: bool,
     started: Instant,
 }
-
-/// How long a path whose successor is up may still receive: more than a packet stays on the way, and
-/// its answer's switch to the successor.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// Key exchanges with strangers who seem to have known us.
 const UNKNOWN_PER_SECOND: u32 = 10;
@@ -370,393 +366,6 @@ impl Overlay {
         }
     }
 
-    /// A packet of `peer`. Who sends from an address that another has too, or from that of a
-    /// server, speaks for itself only: what it may claim is what its own session has proven.
-    fn nhrp_packet(&mut self, now: Now, peer: PeerId, packet: &[u8], rng: &mut dyn CryptoRng) {
-        let Some(session) = self.sessions.get(peer) else { return };
-        let nbma = self.sessions.nbma(session.endpoint);
-        if let Some(reason) = self.impersonates(nbma, session) {
-            self.refuse_session(now.instant, peer, reason);
-            return;
-        }
-        self.nhrp.set_authorization(nbma, Some(session.authorization.clone()));
-        self.nhrp.handle_packet(now.instant, nbma, packet);
-        self.pump_for(Some(peer), now, rng);
-    }
-
-    /// Sends an NHRP packet. Without a session it is dropped and one is begun: the engine
-    /// repeats its requests when the path is up.
-    fn transmit(
-        &mut self,
-        now: Now,
-        speaker: Option<PeerId>,
-        to: Nbma,
-        packet: Vec<u8>,
-        rng: &mut dyn CryptoRng,
-    ) {
-        let carrier = self.carrier(speaker, to).or_else(|| self.clear_session(now.instant, to));
-        match carrier {
-            Some(peer) => self.outputs.push_back(Output::Nhrp { peer, packet }),
-            None => self.connect(now, to, rng),
-        }
-    }
-
-    /// The session that carries a packet to `nbma`: that of `speaker` if it leads there, else the
-    /// newest.
-    fn carrier(&self, speaker: Option<PeerId>, nbma: Nbma) -> Option<PeerId> {
-        let mut up = self.fitting(nbma).filter(|(_, session)| session.up).map(|(id, _)| id);
-        let newest = up.next()?;
-        speaker.filter(|&id| id == newest || up.any(|other| other == id)).or(Some(newest))
-    }
-
-    /// Sessions that may stand for `nbma`, newest first: at the address of a server those only
-    /// that have proven to be that server.
-    fn fitting(&self, nbma: Nbma) -> impl Iterator<Item = (PeerId, &Session)> {
-        let fits = move |(_, s): &(PeerId, &Session)| self.impersonates(nbma, s).is_none();
-        self.sessions.at(nbma).filter(fits)
-    }
-
-    /// Who has `prefix`, if that is somebody at another address than `peer`.
-    fn holder(&self, prefix: IpNet, peer: Nbma) -> Option<&str> {
-        let binding = self.nhrp.binding(prefix).filter(|binding| binding.nbma != peer)?;
-        let (_, session) = self.sessions.at(binding.nbma).next()?;
-        session.identity.as_deref()
-    }
-
-    /// Why whoever has this authorization may not stand at `nbma`, if that is a server's.
-    fn impersonates(&self, nbma: Nbma, session: &Session) -> Option<String> {
-        let Session { authorization, proof, .. } = session;
-        forwarding::impersonates(&self.servers, nbma, authorization, *proof)
-    }
-
-    /// Somebody uses keys that are not known here: perhaps a peer that does not know that we
-    /// restarted. It learns so by a key exchange.
-    fn meet(&mut self, now: Now, from: SocketAddr, rng: &mut dyn CryptoRng) {
-        let nbma = self.sessions.nbma(from);
-        if self.sessions.at(nbma).next().is_none() && self.unknown_budget.take(now.instant) {
-            self.connect(now, nbma, rng);
-        }
-    }
-
-    fn ike_event(&mut self, now: Now, event: ike::Event, rng: &mut dyn CryptoRng) {
-        match event {
-            ike::Event::Established {
-                sa,
-                remote,
-                initiator,
-                identity,
-                certificates,
-                tunnel,
-                keys,
-                ..
-            } => {
-                let Some(credentials) = &self.credentials else { return };
-                let (identity, authorization) =
-                    match credentials.claims(&identity, &certificates, &self.config, now.wall) {
-                        Ok(claims) => claims,
-                        Err(reason) => {
-                            let refused = Refused { peer: remote, identity: None, reason };
-                            self.refuse(now.instant, refused);
-                            self.ike.close(now.instant, sa, rng);
-                            return;
-                        }
-                    };
-                let proof = Proof::of(&certificates);
-                let nbma = self.sessions.nbma(remote);
-                if let Some(attempt) = self.end_attempt(nbma).filter(|a| a.sa == Some(sa)) {
-                    let took = now.instant - attempt.begun;
-                    self.outputs.push_back(Output::Took(Began::KeyExchange, took));
-                }
-                let id = self.sessions.insert(Session {
-                    sa: Some(sa),
-                    tunnel: Some(tunnel),
-                    identity: Some(identity),
-                    proof,
-                    authorization,
-                    endpoint: remote,
-                    up: false,
-                    since: now.instant,
-                    idle_deadline: Some(now.instant + self.config.idle_timeout),
-                });
-                self.forwarding.key(id, transport(keys, initiator));
-            }
-            ike::Event::Failed { sa, remote, identity, reason, superseded, .. } => {
-                let nbma = self.sessions.nbma(remote);
-                let ours = self.attempts.get(&nbma).is_some_and(|a| a.sa == Some(sa));
-                let needless = superseded || (ours && self.is_served(nbma));
-                if ours {
-                    self.attempt_failed(now.instant, nbma, &reason.0, needless);
-                }
-                if !needless {
-                    let identity = identity.map(|identity| credentials::describe(&identity));
-                    self.refuse(now.instant, Refused { peer: remote, identity, reason: reason.0 });
-                }
-            }
-            ike::Event::Confirmed { sa, tunnel } => {
-                if let Some(id) = self.sessions.by_tunnel(sa, tunnel) {
-                    self.session_up(now, id, rng);
-                }
-            }
-            ike::Event::Keyed { sa, tunnel, keys, initiator, .. } => {
-                self.key_session(now, sa, tunnel, transport(keys, initiator));
-            }
-            ike::Event::Succeeded { sa, successor, identity, certificates } => {
-                self.sessions.succeed(sa, successor);
-                if let Some(credentials) = &self.credentials
-                    && let Err(reason) =
-                        credentials.claims(&identity, &certificates, &self.config, now.wall)
-                {
-                    for id in self.sessions.by_sa(successor) {
-                        self.refuse_session(now.instant, id, reason.clone());
-                    }
-                    self.ike.close(now.instant, successor, rng);
-                }
-            }
-            ike::Event::Unkeyed { sa, tunnel, reason } => {
-                if let Some(id) = self.sessions.by_tunnel(sa, tunnel) {
-                    self.keys_gone(now.instant, id, &reason);
-                }
-            }
-            ike::Event::Closed { sa, reason } => {
-                for id in self.sessions.by_sa(sa) {
-                    self.keys_gone(now.instant, id, &reason);
-                }
-            }
-            ike::Event::Unknown { from } => self.meet(now, from, rng),
-            ike::Event::Moved { sa, remote, encapsulated } => {
-                for id in self.sessions.by_sa(sa) {
-                    if let Some(Transport::Esp(esp)) = self.forwarding.transport_mut(id) {
-                        esp.encapsulated = encapsulated;
-                        self.sessions.touch(id);
-                    }
-                    self.move_session(now.instant, id, remote);
-                }
-            }
-        }
-    }
-
-    /// A further tunnel of an IKE SA is another session with the same node.
-    fn key_session(&mut self, now: Now, sa: SaId, tunnel: TunnelId, transport: Transport) {
-        let former = self.sessions.by_sa(sa).pop().and_then(|id| self.sessions.get(id));
-        let Some(former) = former else { return };
-        let session = Session {
-            sa: Some(sa),
-            tunnel: Some(tunnel),
-            identity: former.identity.clone(),
-            proof: former.proof,
-            authorization: former.authorization.clone(),
-            endpoint: former.endpoint,
-            up: false,
-            since: now.instant,
-            idle_deadline: Some(now.instant + self.config.idle_timeout),
-        };
-        let id = self.sessions.insert(session);
-        self.forwarding.key(id, transport);
-    }
-
-    /// IKE has given up the keys of a session. Make before break: one that has a successor goes
-    /// when that one is up.
-    fn keys_gone(&mut self, now: Instant, id: PeerId, reason: &str) {
-        let up = |id: PeerId| self.sessions.get(id).is_some_and(|session| session.up);
-        let twins = self.sessions.twins(id);
-        if !up(id) && twins.iter().any(|&twin| up(twin)) {
-            // One of two that crossed, and not the one that lives. The peer may have begun to send
-            // with it.
-            self.lingering.set(id, now + LINGER);
-            self.forget_session(now, id, reason);
-            return;
-        }
-        if !twins.is_empty() {
-            self.sessions.supersede(id);
-            return;
-        }
-        // The peer may refuse us after we have accepted it.
-        if self.sessions.get(id).is_some_and(|session| !session.up) {
-            self.refuse_session(now, id, reason.to_owned());
-        }
-        self.forget_session(now, id, reason);
-    }
-
-    fn session_up(&mut self, now: Now, id: PeerId, rng: &mut dyn CryptoRng) {
-        if !self.sessions.set_up(id, now.instant) {
-            return;
-        }
-        let Some(session) = self.sessions.get(id) else { return };
-        let (endpoint, nbma) = (session.endpoint, self.sessions.nbma(session.endpoint));
-        let authorization = session.authorization.clone();
-        let (identity, sa) = (session.identity.clone(), session.sa);
-        let known = self.is_reached_otherwise(id);
-        self.notice(match known {
-            true => Notice::PeerRekeyed { endpoint, identity },
-            false => Notice::PeerUp { endpoint, identity },
-        });
-        self.authorize(nbma);
-        // IKE leaves one SA for each pair of nodes; what the former one carried moves here.
-        for twin in self.sessions.twins(id).into_iter().filter(|&twin| twin < id) {
-            if let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint)) {
-                self.nhrp.peer_moved(now.instant, former, nbma, &authorization);
-            }
-            if self.desired().peers.contains_key(&twin) {
-                self.lingering.set(twin, now.instant + LINGER);
-            }
-            // A former tunnel of the same IKE SA is IKE's to end.
-            let reason = "replaced by a newer session";
-            if sa.is_some() && self.sessions.get(twin).is_some_and(|twin| twin.sa == sa) {
-                self.forget_session(now.instant, twin, reason);
-            } else {
-                self.remove_session(now, twin, reason, rng);
-            }
-        }
-        self.nhrp.path_up(now.instant, nbma);
-    }
-
-    /// Whether another session with the same peer is up.
-    fn is_reached_otherwise(&self, id: PeerId) -> bool {
-        let twins = self.sessions.twins(id);
-        twins.into_iter().any(|twin| self.sessions.get(twin).is_some_and(|twin| twin.up))
-    }
-
-    /// Tells NHRP what whoever stands at `nbma` may claim.
-    fn authorize(&mut self, nbma: Nbma) {
-        let session = self.carrier(None, nbma).and_then(|id| self.sessions.get(id));
-        let authorization = session.map(|session| session.authorization.clone());
-        self.nhrp.set_authorization(nbma, authorization);
-    }
-
-    fn move_session(&mut self, now: Instant, id: PeerId, endpoint: SocketAddr) {
-        let Some(former) = self.sessions.relocate(id, endpoint) else { return };
-        let (from, to) = (self.sessions.nbma(former), self.sessions.nbma(endpoint));
-        self.authorize(from);
-        self.authorize(to);
-        if let Some(authorization) = self.sessions.get(id).map(|s| s.authorization.clone()) {
-            self.nhrp.peer_moved(now, from, to, &authorization);
-        }
-        self.notice(Notice::PeerMoved { from: former, to: endpoint });
-    }
-
-    /// Ends a session of ours and tells the peer.
-    fn remove_session(&mut self, now: Now, id: PeerId, reason: &str, rng: &mut dyn CryptoRng) {
-        if let Some(sa) = self.sessions.get(id).and_then(|session| session.sa) {
-            self.ike.close(now.instant, sa, rng);
-        }
-        self.forget_session(now.instant, id, reason);
-    }
-
-    /// Forgets a session that is gone.
-    fn forget_session(&mut self, now: Instant, id: PeerId, reason: &str) {
-        let twins = self.sessions.twins(id);
-        let still_up = self.is_reached_otherwise(id);
-        let mut lost: BTreeSet<Nbma> = self.shortcuts_through(id).map(|b| b.nbma).collect();
-        let Some(session) = self.sessions.remove(id) else { return };
-        lost.insert(self.sessions.nbma(session.endpoint));
-        // A session without an SA waited for this one to succeed it.
-        for twin in twins {
-            if self.sessions.get(twin).is_some_and(|twin| twin.sa.is_none()) {
-                self.forget_session(now, twin, reason);
-            }
-        }
-        if session.up && !still_up {
-            self.notice(Notice::PeerDown {
-                endpoint: session.endpoint,
-                identity: session.identity,
-                reason: reason.to_owned(),
-            });
-        }
-        for nbma in lost {
-            self.authorize(nbma);
-            // Traffic is back on the path through the server; if it goes on, a new indication
-            // comes.
-            if self.carrier(None, nbma).is_none() {
-                self.nhrp.path_down(now, nbma, reason);
-            }
-        }
-    }
-
-    /// The shortcuts that a session carries.
-    fn shortcuts_through(&self, id: PeerId) -> impl Iterator<Item = Binding> {
-        let session = self.sessions.get(id);
-        let nbma = session.map(|session| self.sessions.nbma(session.endpoint));
-        let hosts = session.into_iter().flat_map(|session| session::hosts(&session.authorization));
-        let at = nbma.into_iter().flat_map(|nbma| self.nhrp.bindings_at(nbma));
-        at.chain(hosts.flat_map(|host| self.nhrp.bindings_of(host))).filter(move |binding| {
-            let path = forwarding::path(&self.sessions, binding);
-            binding.kind == BindingKind::Shortcut && matches!(path, Path::Session(at) if at == id)
-        })
-    }
-
-    fn nhrp_event(&mut self, now: Now, event: nhrp::Event, rng: &mut dyn CryptoRng) {
-        match event {
-            nhrp::Event::BindingChanged { prefix, binding } => {
-                self.forwarding.touch(prefix);
-                if let Some(binding) = binding
-                    && binding.kind == BindingKind::Shortcut
-                    && matches!(forwarding::path(&self.sessions, &binding), Path::None)
-                {
-                    self.connect(now, binding.nbma, rng);
-                }
-            }
-            nhrp::Event::ClaimRefused { peer, prefix, allowed, reason, .. } => {
-                let reason = match allowed.filter(|allowed| !allowed.permits(prefix)) {
-                    Some(allowed) => {
-                        let here = self.sessions.at(peer).next();
-                        let proof = here.map_or(Proof::Certificate, |(_, session)| session.proof);
-                        format!("claims {prefix}, but {}", session::allowance(&allowed, proof))
-                    }
-                    None => match self.holder(prefix, peer) {
-                        Some(identity) => format!("{reason} ({identity})"),
-                        None => reason,
-                    },
-                };
-                self.refuse_peer(now.instant, peer, reason);
-            }
-            nhrp::Event::RegistrationRefused { server, prefix, code, reason } => {
-                let mut reason = format!("refuses our registration of {prefix}: {reason}");
-                if let (Some(PROHIBITED), Some(credentials)) = (code, &self.credentials) {
-                    reason = format!("{reason}; ours: {}", credentials.allowance(&self.config));
-                }
-                if code == Some(ALREADY_REGISTERED) {
-                    reason.push_str(": another node has it; the server knows which");
-                }
-                if let Some(&nbma) = self.servers.get(&server) {
-                    self.refuse_peer(now.instant, nbma, reason);
-                }
-            }
-            nhrp::Event::AuthenticationFailed { peer } => {
-                let reason = "NHRP authentication failed: `nhrp.authentication` differs here \
-                              and there"
-                    .to_owned();
-                self.refuse_peer(now.instant, peer, reason);
-            }
-            nhrp::Event::NhsUp { server } => self.notice(Notice::ServerUp { server }),
-            nhrp::Event::NhsDown { server, reason } => {
-                self.notice(Notice::ServerDown { server, reason });
-            }
-            nhrp::Event::Registered { prefix, seen, claimed, .. } => {
-                self.notice(Notice::Registered { prefix, seen, claimed });
-            }
-            nhrp::Event::Unregistered { prefix, reason, .. } => {
-                self.notice(Notice::Unregistered { prefix, reason });
-            }
-            nhrp::Event::Answered { asked, after } => {
-                let began = match asked {
-                    nhrp::Asked::Registration => Began::Registration,
-                    nhrp::Asked::Resolution => Began::Resolution,
-                };
-                self.outputs.push_back(Output::Took(began, after));
-            }
-            nhrp::Event::SeenAs { server, nbma } => {
-                self.notice(Notice::SeenAs { server, nbma });
-            }
-            nhrp::Event::ResolutionFailed { destination, reason } => {
-                self.notice(Notice::ResolutionFailed { destination, reason });
-            }
-            nhrp::Event::ErrorReceived { peer, code, reason, .. } => {
-                self.notice(Notice::ErrorReceived { peer, code, reason });
-            }
-            nhrp::Event::ShutdownComplete => self.stopped = true,
-        }
-    }
-
     fn refuse_peer(&mut self, now: Instant, peer: Nbma, reason: String) {
         let session = self.sessions.at(peer).next();
         let identity = session.and_then(|(_, session)| session.identity.clone());
@@ -778,17 +387,5 @@ impl Overlay {
 
     fn notice(&mut self, notice: Notice) {
         self.outputs.push_back(Output::Notice(notice));
-    }
-}
-
-fn transport(keys: TunnelKeys, ike_initiator: bool) -> Transport {
-    match keys {
-        TunnelKeys::WireGuard(keys) => Transport::WireGuard {
-            private_key: keys.private_key,
-            peer_public_key: keys.peer_public_key,
-            preshared_key: keys.preshared_key,
-            initiate: !ike_initiator,
-        },
-        TunnelKeys::Esp(esp) => Transport::Esp(esp),
     }
 }
