@@ -1,9 +1,10 @@
 //! Two hundred kills, new addresses and cut links in a row, under a ping: afterwards each kernel has
 //! what its daemon says and no more, and nothing after a clean stop.
 
+use control::{Peer, PeerState};
 use lab::decode::{Packet, leaks};
 use lab::ping::{Ping, Replies};
-use overlay_tests::e2e::{Ca, InKernel, Numbers, PATIENCE, Scene, Site, good};
+use overlay_tests::e2e::{Ca, InKernel, Numbers, PATIENCE, Scene, Site, good, peers};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -143,6 +144,22 @@ fn two_hundred_blows_leave_nothing_behind() {
         InKernel::settled(&scene, node);
     }
     assert_eq!(NODES.map(|node| rules(&scene, node)), first_rules);
+
+    // One goes for good. The hub sees him go; spoke-a finds what is left of him in its own kernel.
+    scene.kill("spoke-b");
+    scene.kill("spoke-a");
+    scene.start("spoke-a");
+    let b = Numbers::default().tunnel(2).addr();
+    let up = |peer: &Peer| peer.state == PeerState::Up && peer.tunnel_address == Some(b);
+    scene.dmvpn("hub", "spoke-b is gone", |dmvpn| !peers(dmvpn).any(up));
+    scene.registered("spoke-a");
+    for node in ["hub", "spoke-a"] {
+        let found = InKernel::settled(&scene, node);
+        assert!(!found.neighbours.contains_key(&b), "{node}: {found:#?}");
+    }
+
+    scene.start("spoke-b");
+    scene.dmvpn("spoke-b", "it runs", |_| true);
     for node in NODES {
         scene.stop(node);
         InKernel::nothing(&scene, node);
