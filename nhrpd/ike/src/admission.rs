@@ -4,7 +4,7 @@
 use rand_core::CryptoRng;
 
 use crate::auth::{Denial, Peer};
-use crate::child::Child;
+use crate::child::{CONFIRM_WAIT, Child, TOLD_WAIT};
 use crate::crossing::{Rank, Superseded, superseded};
 use crate::crypto::group::Group;
 use crate::crypto::keys::Secret;
@@ -111,7 +111,9 @@ impl Engine {
             TunnelKeys::WireGuard(_) => None,
             TunnelKeys::Esp(esp) => {
                 let rekey_at = self.rekey_at(context.now, context.rng);
-                Some(Child::new(tunnel, esp, sa.initiator, context.now, rekey_at))
+                let wait = if new.ours { TOLD_WAIT } else { CONFIRM_WAIT };
+                let confirm_at = (!sa.initiator).then(|| context.now + wait);
+                Some(Child::new(tunnel, esp, confirm_at, context.now, rekey_at))
             }
         };
         self.announce(context, sa, new, (tunnel, keys), child);

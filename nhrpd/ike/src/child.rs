@@ -27,6 +27,9 @@ const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
 
 /// A responder takes a CHILD_SA for known to the initiator after this time without a repetition.
 pub(crate) const CONFIRM_WAIT: Duration = Duration::from_secs(1);
+/// The same where the initiator says so, in a message that is repeated: one of our own nodes after
+/// IKE_AUTH, and everybody by deleting what was replaced. He may be busy.
+pub(crate) const TOLD_WAIT: Duration = Duration::from_secs(10);
 
 /// A pair of ESP SAs that one CHILD_SA agreed on.
 #[derive(Clone, PartialEq, Eq)]
@@ -372,7 +375,7 @@ impl Child {
     pub(crate) fn new(
         id: TunnelId,
         esp: &Esp,
-        initiator: bool,
+        confirm_at: Option<Instant>,
         now: Instant,
         rekey_at: Option<Instant>,
     ) -> Self {
@@ -380,7 +383,7 @@ impl Child {
             id,
             inbound: esp.inbound.spi,
             outbound: esp.outbound.spi,
-            confirm_at: (!initiator).then(|| now + CONFIRM_WAIT),
+            confirm_at,
             cipher: esp.cipher,
             esn: esp.esn,
             group: None,
@@ -442,7 +445,7 @@ impl Engine {
     pub(crate) fn postpone_confirmation(&self, now: Instant, sa: &mut Sa) {
         let State::Established(established) = &mut sa.state else { return };
         for at in established.children.iter_mut().filter_map(|child| child.confirm_at.as_mut()) {
-            *at = now + CONFIRM_WAIT;
+            *at = (*at).max(now + CONFIRM_WAIT);
         }
     }
 

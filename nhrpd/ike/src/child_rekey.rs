@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 
-use crate::child::{self, Child, Seed};
+use crate::child::{self, CONFIRM_WAIT, Child, Seed, TOLD_WAIT};
 use crate::crypto::group::{Group, PrivateKey};
 use crate::engine::Context;
 use crate::private::{self, peer_refusal};
@@ -258,7 +258,9 @@ impl Engine {
         };
         let esp = seed.derive(choice.terms, spi, false, (nat, lifetime));
         let rekey_at = self.rekey_at(context.now, context.rng);
-        let mut child = Child::new(self.fresh_tunnel(), &esp, false, context.now, rekey_at);
+        let wait = if old.is_some() { TOLD_WAIT } else { CONFIRM_WAIT };
+        let confirm_at = Some(context.now + wait);
+        let mut child = Child::new(self.fresh_tunnel(), &esp, confirm_at, context.now, rekey_at);
         child.group = choice.group;
         // Without REKEY_SA it stands beside the others: they go when it is in use.
         for former in &mut established.children {
@@ -377,7 +379,7 @@ impl Engine {
         };
         let esp = seed.derive(terms, own.spi, true, (sa.nat.any(), self.lifetime()));
         let rekey_at = self.rekey_at(context.now, context.rng);
-        let mut child = Child::new(self.fresh_tunnel(), &esp, true, context.now, rekey_at);
+        let mut child = Child::new(self.fresh_tunnel(), &esp, None, context.now, rekey_at);
         child.group = own.group.as_ref().map(|(group, _)| *group).filter(|_| secret.is_some());
         let lowest = Ord::min(&own.nonce[..], nonce).to_vec();
         Ok((child, TunnelKeys::Esp(esp), lowest))

@@ -76,6 +76,26 @@ fn with_others_it_is_esp_and_who_cannot_says_so() {
     assert!(told.contains("initiator can do ESP; responder can do WireGuard"), "{told}");
 }
 
+/// Who answered sends with the new SAs when the other is known to have them, however busy it is.
+#[test]
+fn our_own_nodes_say_when_traffic_may_come_and_others_have_a_second() {
+    for (a, says) in [(speaking(&[Esp]), true), (foreign(&[Esp]), false)] {
+        let mut net = Net::pair_as(1, &Authority::new(), a, speaking(&[Esp]));
+        net.initiate(A, B);
+        while net.nodes[A].up.is_empty() {
+            net.run(ms(5));
+        }
+        net.drop_in_flight(|_| true);
+        net.loss = 100;
+        net.run(secs(2));
+        assert_eq!(net.nodes[B].confirmed.is_empty(), says);
+        net.loss = 0;
+        net.run(secs(2));
+        assert!(!net.nodes[B].confirmed.is_empty());
+        net.assert_one_sa();
+    }
+}
+
 #[test]
 fn every_cipher_has_keys_of_its_length_and_the_first_common_one_is_taken() {
     let with = |ciphers: &[EspCipher]| {

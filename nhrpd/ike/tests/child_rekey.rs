@@ -148,6 +148,27 @@ fn make_before_break() {
 }
 
 #[test]
+fn who_answered_waits_for_the_deletion_of_the_old_one() {
+    let foreign = || Config { extensions: false, ..esp() };
+    for config in [esp, foreign] {
+        let mut net = up(1, &Authority::new(), config(), esp());
+        let old = [A, B].map(|node| net.nodes[node].newest);
+        net.rekey_child(A);
+        while net.nodes[A].newest == old[A] {
+            net.run(ms(5));
+        }
+        net.drop_in_flight(|_| true);
+        net.loss = 100;
+        net.run(secs(2));
+        assert_eq!(net.nodes[B].newest, old[B]);
+        net.loss = 0;
+        net.run(secs(2));
+        assert_ne!(net.nodes[B].newest, old[B]);
+        net.assert_one_sa();
+    }
+}
+
+#[test]
 fn rekeying_by_age_does_not_end() {
     let config = || Config { rekey_interval: secs(3600), ..esp() };
     let mut net = up(1, &Authority::new(), config(), config());
