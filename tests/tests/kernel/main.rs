@@ -26,6 +26,7 @@ mod repair;
 #[path = "../e2e/restarts.rs"]
 mod restarts;
 mod routing;
+mod shared;
 mod stored;
 mod stream;
 mod tables;

@@ -3,8 +3,8 @@
 use control::Dmvpn;
 use overlay_tests::e2e::{Ca, Numbers, Scene, Site, go_on, is_up, until};
 
-const MANAGER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/manager.py");
-const PID: &str = "/run/nhrpd.pid";
+pub(crate) const MANAGER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/manager.py");
+pub(crate) const PID: &str = "/run/nhrpd.pid";
 const HUB: &str = "172.16.0.1";
 
 #[test]
