@@ -1,4 +1,4 @@
-//! What others take away comes back.
+//! What others take away comes back, and what they add in our name goes.
 
 use overlay_tests::e2e::{InKernel, Numbers, Scene, go_direct_after, go_on, until};
 
@@ -20,6 +20,7 @@ fn what_others_take_away_comes_back() {
     for command in [
         "ip neigh flush dev dmvpn0 nud permanent",
         "ip route flush proto 191",
+        "ip route add 10.9.0.0/16 dev dmvpn0 proto 191",
         "ip xfrm policy flush",
         "nft flush chain inet nhrpd-dmvpn0 forward",
         "nft flush set inet nhrpd-dmvpn0 source4",

@@ -32,6 +32,7 @@ const RTNH_F_ONLINK: u32 = 4;
 const RT_TABLE_MAIN: u8 = 254;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
+const RT_SCOPE_NOWHERE: u8 = 255;
 const RTN_UNICAST: u8 = 1;
 
 pub(crate) fn family(address: IpAddr) -> u8 {
@@ -129,10 +130,11 @@ pub(crate) fn concerns(
 
 /// struct rtmsg
 fn route(kind: u16, flags: i32, index: u32, prefix: IpNet, via: Option<IpAddr>) -> Request {
-    let scope = if via.is_none() && prefix.addr().is_ipv4() && kind == RTM_NEWROUTE {
-        RT_SCOPE_LINK
-    } else {
-        RT_SCOPE_UNIVERSE
+    let scope = match via {
+        // Whichever it has.
+        _ if kind == RTM_DELROUTE => RT_SCOPE_NOWHERE,
+        None if prefix.addr().is_ipv4() => RT_SCOPE_LINK,
+        _ => RT_SCOPE_UNIVERSE,
     };
     let nexthop = if via.is_some() { RTNH_F_ONLINK } else { 0 };
     let request = Request::new(kind, flags)
@@ -205,6 +207,18 @@ fn own_route(index: u32, message: &[u8]) -> Option<(IpNet, Option<IpAddr>)> {
 mod tests {
     use super::super::wire::messages;
     use super::*;
+
+    /// fib_table_delete compares the scope, unless it is asked for none; that of a route without a next hop
+    /// is another than that of a route with one.
+    #[test]
+    fn a_route_is_removed_whatever_scope_it_has() {
+        let prefix = "192.168.2.0/24".parse().unwrap();
+        for via in [None, Some(IpAddr::from([172, 16, 0, 3]))] {
+            let mut request = remove_route(7, prefix, via);
+            let message = messages(request.finish(1)).next().unwrap();
+            assert_eq!(message.payload[6], RT_SCOPE_NOWHERE);
+        }
+    }
 
     #[test]
     fn a_removed_neighbour_concerns_us_when_it_was_ours() {
