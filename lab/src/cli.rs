@@ -62,7 +62,7 @@ pub enum Vm {
     /// Boot, run a command as root, and end with its exit status
     ///
     /// Needs qemu-system-x86 and, the first time, apt to fetch Debian's kernel and what else the
-    /// machine has (FRR, strongSwan, libreswan, iperf3, tcpdump); they are unpacked into
+    /// machine has (FRR, strongSwan, libreswan, iperf3, tcpdump, ethtool); they are unpacked into
     /// $XDG_CACHE_HOME/lab-vm (~/.cache/lab-vm), and nothing is installed. KVM is not used.
     ///
     /// The machine sees all files of this one at the same paths and may change them as it likes:

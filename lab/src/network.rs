@@ -315,12 +315,22 @@ impl Lab {
                     FIRST_INDEX + ports.len()
                 );
                 let _ = writeln!(batch, "link set {port} master {link} up");
-                ports.push((port, options));
+                ports.push((port, options, (name, device)));
             }
         }
         let mut command = self.in_fabric();
         process::run(command.args(["ip", "-batch", "-"]), "ip -batch (links)", &batch)?;
-        ports.iter().try_for_each(|(port, options)| self.impair(port, options))
+        for (port, options, (node, device)) in ports {
+            self.impair(&port, &options)?;
+            if options.gro {
+                // A veth device merges only what comes from one that cuts segments.
+                let mut command = self.in_fabric();
+                command.args(["ethtool", "-K", &port, "tso", "off"]);
+                process::run(&mut command, "ethtool -K … tso off", "")?;
+                self.node(node)?.run(["ethtool", "-K", device, "gro", "on"])?;
+            }
+        }
+        Ok(())
     }
 
     fn impair(&self, port: &str, link: &Link) -> Result<(), Error> {

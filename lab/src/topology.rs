@@ -52,6 +52,10 @@ pub struct Link {
     pub delay: Option<Delay>,
     /// Packets lost in percent, each way (needs netem in the kernel).
     pub loss: Option<Percent>,
+    /// As behind a network card, segments arrive one by one and the kernel may merge them (GRO; needs
+    /// ethtool); otherwise large packets pass as they are.
+    #[serde(default)]
+    pub gro: bool,
 }
 
 /// A machine: network, mount and UTS namespaces of its own.

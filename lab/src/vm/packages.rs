@@ -20,6 +20,7 @@ const BUSYBOX: &str = "busybox-static";
 const PROGRAMS: &[&[&str]] = &[
     &[
         "kmod",
+        "ethtool",
         "frr",
         "iperf3",
         "tcpdump",

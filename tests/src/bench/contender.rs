@@ -101,7 +101,11 @@ impl Contender {
 
     fn topology(self) -> String {
         let lab: String = self.name().chars().filter(char::is_ascii_alphanumeric).collect();
-        let mut text = format!("name: bench-{lab}\nlinks: {{ wa: , wb: }}\n");
+        let link = match self {
+            Self::Kernel | Self::ByHand => "{ gro: true }",
+            _ => "",
+        };
+        let mut text = format!("name: bench-{lab}\nlinks: {{ wa: {link}, wb: {link} }}\n");
         let ours = match self {
             Self::Nhrpd(mode) => Some((mode, "userspace", "auto")),
             Self::Kernel => Some(("esp", "kernel", KERNEL_MTU)),

@@ -55,7 +55,8 @@ pub(super) fn value(figure: f64, unit: &str) -> String {
     let digits = match figure {
         figure if figure >= 100.0 => 0,
         figure if figure >= 10.0 => 1,
-        _ => 2,
+        figure if figure >= 1.0 => 2,
+        _ => 3,
     };
     format!("{figure:.digits$} {unit}")
 }

@@ -9,6 +9,7 @@ use overlay_tests::bench::{self, Contender, METRICS, Plan};
 
 /// Measures this project's userspace data plane beside other userspace tunnels, in turn.
 #[derive(Debug, Parser)]
+#[command(args_override_self = true)]
 struct Arguments {
     /// How often everything is measured.
     #[arg(long, default_value_t = 3)]
@@ -32,7 +33,7 @@ struct Arguments {
     #[arg(long, default_value = "target/peers/bin")]
     peers: PathBuf,
     /// Folder for bench.json, bench.md and the plots.
-    #[arg(long, default_value = "target/bench", overrides_with = "out")]
+    #[arg(long, default_value = "target/bench")]
     out: PathBuf,
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use lab::{Addresses, Contents, Destination, Interface, NodeTopology, Scalar, Topology};
+use lab::{Addresses, Contents, Destination, Interface, Link, NodeTopology, Scalar, Topology};
 use pki::authority::Request;
 
 use super::authority::{Ca, Identity, days};
@@ -258,10 +258,12 @@ fn router() -> BTreeMap<String, Scalar> {
 pub(super) fn topology(name: &str, sites: &[Site]) -> Topology {
     let mut internet = NodeTopology { sysctl: router(), ..NodeTopology::default() };
     let (mut links, mut nodes) = (BTreeMap::new(), BTreeMap::new());
+    // The kernel's ESP goes other ways there than packet by packet.
+    let wan = Link { gro: dataplane() == "kernel", ..Link::default() };
     for (index, site) in sites.iter().enumerate() {
         let gateway = site.numbers.underlay(site.number, 254);
         internet.interfaces.extend([attach(&format!("eth{index}"), site.wan_link(), gateway)]);
-        links.insert(site.wan_link(), None);
+        links.insert(site.wan_link(), Some(wan.clone()));
         nodes.insert(site.name.clone(), site.node());
         if site.number > 0 {
             links.insert(lan_link(site.number), None);

@@ -1,7 +1,7 @@
-//! A TCP stream, and a fast ping beside it, while one daemon after the other is killed and started
-//! again: every segment that one host sends arrives at the other.
+//! TCP streams. Their segments go through ESP together, and every one arrives, also while one daemon after
+//! the other is killed and started again with a fast ping beside it.
 //!
-//! Segments are counted where they leave and where they arrive. Those that are sent again would tell
+//! There segments are counted where they leave and where they arrive. Those that are sent again would tell
 //! nothing: on a busy machine TCP does that without a loss, whoever is killed. Window and rate are
 //! bounded so that no queue on the way overflows.
 
@@ -101,6 +101,34 @@ fn dropped(scene: &Scene, node: &str) -> BTreeMap<String, u64> {
     }
     all.retain(|_, count| *count > 0);
     all
+}
+
+/// Packets and octets that came out of a node's tunnel.
+fn received(scene: &Scene, node: &str) -> [u64; 2] {
+    ["packets", "bytes"].map(|what| {
+        let path = format!("/sys/class/net/dmvpn0/statistics/rx_{what}");
+        scene.run(node, &format!("cat {path}")).trim().parse().unwrap()
+    })
+}
+
+#[test]
+fn segments_pass_esp_together() {
+    // More than the tunnel's MTU, by far.
+    const LARGE: u64 = 6000;
+    let scene = Scene::up("kernel-segments", 2);
+    scene.all_registered();
+    let to = Numbers::default().lan(2, 10).addr().to_string();
+    scene.direct("host-a", &to);
+    let server = scene.node("host-b").start(["iperf3", "-s"]).unwrap();
+    until("iperf3 listens", || scene.run("host-b", "ss -Htln").contains(":5201").then_some(()));
+    let before = received(&scene, "spoke-b");
+    scene.run("host-a", &format!("iperf3 -c {to} -n 20M"));
+    let after = received(&scene, "spoke-b");
+    drop(server);
+    let [packets, octets] = [0, 1].map(|at| after[at] - before[at]);
+    println!("{octets} octets in {packets} packets");
+    assert!(octets > 20 << 20);
+    assert!(octets / packets > LARGE, "{octets} octets in {packets} packets");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::log;
 use super::rules::Rules;
 use super::socket::Requests;
 use super::tables::{Association, Direction, SaId};
+use super::wire::Request;
 use super::xfrm::{self, Replay, Tell};
 use crate::probe::Ability;
 
@@ -35,7 +36,7 @@ pub(crate) fn probe(secured: bool) -> Vec<Ability> {
         ability("NFLOG", true, log::listen(0).map(drop), "nfnetlink_log"),
     ];
     let ciphers = [
-        ("ESP with AES-GCM", EspCipher::Aes256Gcm16, secured, "esp4 esp4_offload aesni_intel"),
+        ("ESP with AES-GCM", EspCipher::Aes256Gcm16, secured, "esp4 aesni_intel"),
         ("ESP with ChaCha20-Poly1305", EspCipher::ChaCha20Poly1305, false, "chacha20poly1305"),
         ("ESP with AES-CBC and SHA-256", EspCipher::Aes256CbcSha256, false, "authenc"),
     ];
@@ -43,6 +44,7 @@ pub(crate) fn probe(secured: bool) -> Vec<Ability> {
         all.push(ability(name, required, esp(cipher), modules));
     }
     if secured {
+        all.push(ability("ESP in large packets (GRO, GSO)", false, large_esp(), "esp4_offload"));
         all.push(Ability { name: "IKE on UDP port 500", required: false, state: plain_port() });
     }
     all
@@ -71,6 +73,22 @@ fn rules(secured: bool) -> io::Result<()> {
 }
 
 fn esp(cipher: EspCipher) -> io::Result<()> {
+    try_out(cipher, Some((4500, 4500)), |sa| sa)
+}
+
+/// The kernel takes segments of a stream through ESP as one packet: joined on the way in (GRO), cut when they
+/// leave (GSO). Both are in a module that is loaded by this, and serve all SAs that are made afterwards.
+pub(crate) fn large_esp() -> io::Result<()> {
+    const LOOPBACK: u32 = 1;
+    try_out(EspCipher::Aes256Gcm16, None, |sa| xfrm::offloaded(sa, LOOPBACK))
+}
+
+/// Makes an SA and takes it away.
+fn try_out(
+    cipher: EspCipher,
+    ports: Option<(u16, u16)>,
+    more: impl FnOnce(Request) -> Request,
+) -> io::Result<()> {
     let kernel = Requests::open(libc::NETLINK_XFRM)?;
     let (encryption, integrity) = cipher.key_lens();
     let random = |len| Zeroizing::new((0..len).map(|_| rand::random()).collect::<Vec<u8>>());
@@ -82,7 +100,7 @@ fn esp(cipher: EspCipher) -> io::Result<()> {
     let esp = Esp {
         cipher,
         esn: true,
-        encapsulated: true,
+        encapsulated: ports.is_some(),
         lifetime: Duration::from_secs(1),
         inbound: keys(),
         outbound: keys(),
@@ -90,9 +108,9 @@ fn esp(cipher: EspCipher) -> io::Result<()> {
     // RFC 5737: documentation, not in use anywhere.
     let to = IpAddr::from([192, 0, 2, 1]);
     let id = SaId { direction: Direction::Out, to, spi: esp.outbound.spi };
-    let association = Association { from: None, ports: Some((4500, 4500)) };
+    let association = Association { from: None, ports };
     let reqid = xfrm::reqid(DEVICE);
-    let tell = Tell::FirstPacket;
-    kernel.execute(xfrm::add(id, association, &esp, reqid, Replay::default(), tell))?;
+    let sa = xfrm::add(id, association, &esp, reqid, Replay::default(), Tell::FirstPacket);
+    kernel.execute(more(sa))?;
     kernel.execute(xfrm::remove(id))
 }

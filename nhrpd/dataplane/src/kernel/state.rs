@@ -12,6 +12,7 @@ use super::inherit::Inherited;
 use super::link::{self, Gre};
 use super::nft::Element;
 use super::plan::{Context, Plan};
+use super::probe;
 use super::ranges;
 use super::rules::{Rules, Set};
 use super::socket::Requests;
@@ -78,6 +79,9 @@ impl State {
                 action: "keep unencrypted GRE back (xfrm policy)".into(),
                 reason: error.to_string(),
             })?;
+            if let Err(error) = probe::large_esp() {
+                tracing::info!("ESP goes packet by packet (no esp4_offload): {error}");
+            }
             Some(xfrm)
         };
         let link = match &config.device {

@@ -35,6 +35,7 @@ const ENCAP: u16 = 4;
 const TMPL: u16 = 5;
 const ALG_AEAD: u16 = 18;
 const REPLAY_ESN_VAL: u16 = 23;
+const OFFLOAD_DEV: u16 = 28;
 const MTIMER_THRESH: u16 = 32;
 
 const ESP: u8 = libc::IPPROTO_ESP as u8;
@@ -229,6 +230,13 @@ pub(crate) fn add(
     let request = request.put(ENCAP, &encap);
     // A peer that moved is told of once a second, not with each packet.
     if id.direction == Direction::In { request.put_u32(MTIMER_THRESH, 1) } else { request }
+}
+
+/// The same, and the network card has the cipher. The kernel loads `esp4_offload` before it asks the card,
+/// and a device that cannot, as the loopback device, is no error.
+pub(crate) fn offloaded(request: Request, index: u32) -> Request {
+    // struct xfrm_user_offload
+    request.put_parts(OFFLOAD_DEV, &[&index.to_ne_bytes(), &[0; 4]])
 }
 
 fn algorithms(request: Request, cipher: EspCipher, encryption: &[u8], integrity: &[u8]) -> Request {
