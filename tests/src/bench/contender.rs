@@ -172,7 +172,8 @@ fn by_hand(lab: &Lab) -> Result<(), String> {
             "set -e
             ip link add gre1 type gre local {outer} key 42 ttl 64 nopmtudisc ignore-df
             ip address add 172.16.0.{inner}/24 dev gre1
-            ip link set gre1 mtu {KERNEL_MTU} up\n"
+            ip link set gre1 mtu {KERNEL_MTU} up
+            for device in all gre1; do echo 0 >/proc/sys/net/ipv4/conf/$device/send_redirects; done\n"
         );
         // The hub with each, and they with the hub.
         for other in if own == 0 { 1..3 } else { 0..1 } {
