@@ -7,10 +7,11 @@
 //!   ingress dmvpn0:                        drop unless (mark, source) is allowed; mark := 0
 //!   forward:          out = dmvpn0         clamp MSS; log multicast to us
 //!                     in = out = dmvpn0    count; log the first packet of each flow to us
+//!                     GRE of this tunnel   drop
 //!   output:           out = dmvpn0         log multicast to us; no ICMP redirects; clamp MSS
 //!                     GRE of this tunnel   drop what no SA is for, and where the receiver is a group;
 //!                                          count by NBMA address
-//!                     ICMP about it        drop
+//!                     ICMP error about it  drop
 //! }
 //! ```
 //!
@@ -39,7 +40,7 @@ use super::socket::Requests;
 use super::wire::Request;
 
 /// Changes with the rules below, so that a daemon of another version does not keep the old ones.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 const RAW: i32 = -300;
 const MANGLE: i32 = -150;
 /// A flow's redirect is said again after this; an indication may get lost.
@@ -306,17 +307,15 @@ impl Rules {
         }
     }
 
-    /// Of what is ICMP: "protocol unreachable" or "port unreachable" about GRE of this tunnel, which it
-    /// quotes.
+    /// Of what is ICMP: errors (all but echo, and what quotes nothing) about GRE of this tunnel, which they
+    /// quote.
     fn quoted(&self, rule: Request) -> Request {
         const ICMP: u32 = 8;
         const IP: u32 = 20;
         let about = ipv4(rule).header(TRANSPORT, ICMP + 9, 1, R0);
         let about = about.equal(R0, &[libc::IPPROTO_GRE as u8]);
-        self.gre(about, ICMP + IP)
-            .header(TRANSPORT, 0, 2, R0)
-            .mask(R0, &[0xff, 0xfe])
-            .equal(R0, &[3, 2])
+        let kind = self.gre(about, ICMP + IP).header(TRANSPORT, 0, 1, R0);
+        kind.differ(R0, &[8]).differ(R0, &[0])
     }
 
     fn outer(&self, all: &mut Vec<Request>) {
@@ -337,8 +336,12 @@ impl Rules {
             all.push(nft::rule(table, "gre-received", |r| r.counter().verdict(DROP)));
             let bare = |r: Request| r.outbound_sa(R0).equal(R0, &[0]).counter().verdict(DROP);
             all.push(nft::rule(table, "gre-sent", bare));
-            // What came in ESP and finds no device, as while the source address changes, would be
-            // quoted in clear.
+            // What came in ESP and finds no device, or is for a former address of this node, as while the
+            // source address changes, would be passed on or quoted in clear: GRO decrypts before there is a
+            // route.
+            all.push(nft::new_chain(table, "gre-through", None));
+            all.push(nft::rule(table, "gre-through", |r| self.ours(r).counter().verdict(DROP)));
+            all.push(nft::rule(table, "forward", |r| gre(r).jump("gre-through")));
             all.push(nft::new_chain(table, "icmp-out", None));
             all.push(nft::rule(table, "icmp-out", |r| self.quoted(r).verdict(DROP)));
             let icmp = |r: Request| r.meta(L4PROTO, R0).equal(R0, &[libc::IPPROTO_ICMP as u8]);
