@@ -127,7 +127,8 @@ fn segments_pass_esp_together() {
     drop(server);
     let [packets, octets] = [0, 1].map(|at| after[at] - before[at]);
     println!("{octets} octets in {packets} packets");
-    assert!(octets > 20 << 20);
+    // The sender ends before the last ones are read.
+    assert!(octets > 10 << 20, "{octets} octets");
     assert!(octets / packets > LARGE, "{octets} octets in {packets} packets");
 }
 
