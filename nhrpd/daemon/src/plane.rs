@@ -29,10 +29,6 @@ pub(crate) fn choose(config: &Config, nbma: Option<IpAddr>) -> anyhow::Result<Ch
                 .to_owned(),
         ),
         (_, Some(Tunnels::WireGuard)) => Some("it has no WireGuard of ours".to_owned()),
-        // They would have to share an SA.
-        (_, Some(_)) if config.dataplane == Dataplane::Auto && config.nhrp.accept_registrations => {
-            Some("spokes may be several behind one public address".to_owned())
-        }
         _ => hindrance(&probe::kernel(config.security != Security::None)),
     };
     match (lacking, config.dataplane) {

@@ -11,12 +11,14 @@ const TOPOLOGY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/lab/nat.
 /// Everybody is registered, and the hub shows where it sees them and what they claim; `starter`: with
 /// what the hub's daemon is started.
 pub(crate) fn registered(name: &str, ports: NatPorts, starter: &[&str]) -> Scene {
+    // The kernel is chosen where it is there.
+    let plane = if dataplane() == "kernel" { "auto" } else { dataplane() };
     let mut scene = Scene::of(name, Path::new(TOPOLOGY), |topology| {
         for node in topology.nodes.values_mut() {
             node.nat.iter_mut().for_each(|nat| nat.ports = ports);
             for contents in node.files.values_mut() {
                 if let Contents::Text(text) = contents {
-                    *text = text.replace("userspace", dataplane());
+                    *text = text.replace("userspace", plane);
                 }
             }
         }

@@ -14,6 +14,9 @@ use crate::stored::{MANAGER, PID};
 fn peers_behind_one_address_are_told_apart() {
     let starter = ["python3", MANAGER, "/run/manager.sock", PID];
     let mut scene = nat::registered("kernel-shared", NatPorts::Preserve, &starter);
+    for node in ["hub", "spoke-a"] {
+        assert!(scene.log(node).contains("data plane: kernel (it can do all of it)"), "{node}");
+    }
     let neighbours = scene.run("hub", "ip neigh show dev dmvpn0");
     for place in ["172.16.0.2 lladdr 203.0.113.10", "172.16.0.4 lladdr 240.0.0.1"] {
         assert!(neighbours.contains(place), "{neighbours}");
