@@ -1,6 +1,6 @@
 //! What is in the kernel: gone after a clean stop, closed without a daemon.
 
-use overlay_tests::e2e::{Numbers, Scene};
+use overlay_tests::e2e::{Ca, Numbers, Scene, Site, until};
 
 fn settle(scene: &Scene) {
     scene.all_registered();
@@ -34,4 +34,22 @@ fn without_a_daemon_nothing_goes_in_clear() {
     let seen = recording.stop(&scene.inner());
     assert_eq!(seen.gre(), 0, "{:#?}", seen.kinds);
     assert!(seen.leaks.is_empty(), "{:#?}", seen.leaks);
+}
+
+/// A packet may have got the former SA when its successor comes, and is still to go through it.
+#[test]
+fn an_sa_that_sends_outlives_the_coming_of_its_successor() {
+    let ca = Ca::new("Overlay CA");
+    let sites = (0..=1).map(|number| Site::new(&ca, number).secure("rekey-interval: 10"));
+    let mut scene = Scene::new("kernel-successor", sites);
+    scene.start_all();
+    scene.all_registered();
+    let hub = Numbers::default().underlay(0, 10).addr();
+    let sending = || {
+        let states = scene.run("spoke-a", "ip xfrm state");
+        states.lines().filter(|line| line.ends_with(&format!(" dst {hub}"))).count()
+    };
+    until("one sends", || (sending() == 1).then_some(()));
+    until("both are there", || (sending() == 2).then_some(()));
+    until("the former one is gone", || (sending() == 1).then_some(()));
 }

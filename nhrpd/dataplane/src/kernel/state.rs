@@ -30,6 +30,10 @@ const GRE: u64 = 24;
 /// answer "no" keeps the overlay from asking for him.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 
+/// For how long an SA stays after another is sent through in its place: a packet may have got it and not
+/// been through it yet, on another processor, and is dropped if it is gone then (XfrmOutStateInvalid).
+const OUTLIVES: Duration = Duration::from_secs(1);
+
 /// The tunnel device was removed.
 #[derive(Debug)]
 pub(crate) struct Gone;
@@ -57,6 +61,8 @@ pub(crate) struct State {
     complaints: BTreeMap<String, String>,
     /// SPIs that were installed: none is a second time, or it would count from zero again.
     spent: BTreeSet<SaId>,
+    /// Until when SAs stay that have a successor.
+    succeeded: BTreeMap<SaId, Instant>,
     usage: Usage,
     heard: BTreeMap<PeerId, (u64, Option<u64>)>,
     started: Instant,
@@ -135,6 +141,7 @@ impl State {
             forget_at: None,
             complaints: BTreeMap::new(),
             spent: BTreeSet::new(),
+            succeeded: BTreeMap::new(),
             usage: Usage::default(),
             heard: BTreeMap::new(),
             started: Instant::now(),
@@ -241,7 +248,8 @@ impl State {
 
     /// When [`Self::handle_timeout`] is to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        [self.inherited.deadline(), self.forget_at].into_iter().flatten().min()
+        let succeeded = self.succeeded.values().copied().min();
+        [self.inherited.deadline(), self.forget_at, succeeded].into_iter().flatten().min()
     }
 
     /// Gives up what was for a time only.
@@ -292,13 +300,15 @@ impl State {
     fn bring_about(&mut self, mut keys: Keys, mut target: Tables) -> BTreeSet<IpAddr> {
         target.associations.retain(|id, _| !self.is_lost(id));
         keys.retain_different(&self.actual, &target);
-        let sas = difference(&keys.associations, &self.actual.associations, &target.associations);
+        let mut sas =
+            difference(&keys.associations, &self.actual.associations, &target.associations);
         // What comes through an SA is let in before the peer can have heard of the SA.
         self.update_elements(&keys.elements);
         let fresh = self.add_associations(&sas);
         let neighbours = difference(&keys.neighbours, &self.actual.neighbours, &target.neighbours);
         self.update_neighbours(&neighbours);
         self.update_routes(&difference(&keys.routes, &self.actual.routes, &target.routes));
+        self.keep_succeeded(&mut sas.remove, &fresh, Instant::now());
         self.remove_associations(&sas.remove);
         keys.retain_different(&self.actual, &target);
         self.plan.mark(keys);
@@ -414,6 +424,24 @@ impl State {
             }
         }
         fresh
+    }
+
+    /// Leaves those out that are to stay for now, after what was added at `fresh` places. Of two SAs
+    /// to one place the kernel takes the one that was added last.
+    fn keep_succeeded(
+        &mut self,
+        gone: &mut Vec<(SaId, Association)>,
+        fresh: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) {
+        self.succeeded.retain(|_, until| *until > now);
+        gone.retain(|(id, _)| {
+            let has_moved = self.actual.associations.range(id.anywhere()).nth(1).is_some();
+            if id.direction == Direction::Out && fresh.contains(&id.to) && !has_moved {
+                self.succeeded.entry(*id).or_insert(now + OUTLIVES);
+            }
+            !self.succeeded.contains_key(id)
+        });
     }
 
     fn remove_associations(&mut self, gone: &[(SaId, Association)]) {
@@ -533,6 +561,7 @@ impl State {
     /// Removes all that is ours, the policies when nothing can be sent any more.
     pub(crate) fn remove_all(&mut self) {
         self.inherited = Inherited::default();
+        self.succeeded.clear();
         let changes = Changes::between(self.plan.desired(), &Desired::default());
         self.set_desired(&Desired::default(), &changes);
         if self.made_by_us {
