@@ -169,6 +169,11 @@ fn our_spokes_at_frrs_hub(plane: &str) {
 }
 
 #[test]
+fn our_spokes_at_frrs_hub_kernel() {
+    our_spokes_at_frrs_hub("kernel");
+}
+
+#[test]
 fn our_spokes_at_frrs_hub_userspace() {
     our_spokes_at_frrs_hub("userspace");
 }
@@ -203,6 +208,12 @@ fn frrs_spokes_at_our_hub(plane: &str) {
     direct(&scene, "spoke-c", numbers.lan(OURS, 10).addr(), 1);
     let lan = numbers.lan(OURS, 0).to_string();
     c.when(&scene, "show ip nhrp shortcut", |told| told.contains(&lan));
+    if plane == "kernel" {
+        // What is behind FRR's spokes a route says, as one by hand does.
+        scene.run("hub", &format!("ip route add {} via {}", numbers.lan(B, 0), inner(B)));
+        let behind = numbers.lan(B, 10).addr().to_string();
+        assert_eq!(scene.ping("host-a", &behind, Some(20), 50).finish().lost(), 0);
+    }
 
     let renewals = || b.log().matches("Send Registration-Request(3)").count();
     let before = renewals();
@@ -226,6 +237,11 @@ fn frrs_spokes_at_our_hub(plane: &str) {
     passed(&seen, HUB, OURS, PURGE_REPLY);
     assert!(!seen.iter().any(|seen| seen.is(outer(B), outer(HUB), PURGE_REQUEST)), "docs say so");
     keep("frr-spokes", &seen);
+}
+
+#[test]
+fn frrs_spokes_at_our_hub_kernel() {
+    frrs_spokes_at_our_hub("kernel");
 }
 
 #[test]
