@@ -44,10 +44,16 @@ impl Results {
     }
 }
 
+/// Of an even number the mean of the middle two.
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    let middle = sorted.len() / 2;
+    match sorted[..] {
+        [] => f64::NAN,
+        _ if sorted.len().is_multiple_of(2) => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        _ => sorted[middle],
+    }
 }
 
 /// A figure with its unit.
@@ -159,6 +165,15 @@ mod tests {
         assert!(table.contains("| ours | 6.00  | 4.00 to 9.00 | 3.00 (2.00 to 4.50) |"), "{table}");
         assert!(table.contains("| ours | 6.00  | 4.00 to 9.00 | 0.33 (0.22 to 0.50) |"), "{table}");
         assert!(table.contains("| theirs | 2.00  | 2.00 to 2.00 | 1.00 (1.00 to 1.00) |"));
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_is_the_mean_of_the_middle_two() {
+        assert_eq!(median(&[5.0]), 5.0);
+        assert_eq!(median(&[9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0]), 2.5);
+        assert_eq!(median(&[8.0, 1.0, 4.0, 3.0]), 3.5);
+        assert!(median(&[]).is_nan());
     }
 
     #[test]
