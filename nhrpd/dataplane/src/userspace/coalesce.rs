@@ -196,7 +196,9 @@ impl Flow {
 impl Coalescer {
     /// `offloads`: which large packets the device takes.
     pub(crate) fn new(offloads: Offloads) -> Self {
-        Self { flows: Default::default(), next: 0, offloads }
+        // Room that is not filled is not touched either.
+        let flow = |_| Flow { packet: Vec::with_capacity(LARGEST), ..Flow::default() };
+        Self { flows: std::array::from_fn(flow), next: 0, offloads }
     }
 
     /// Takes a packet for a queue of the device, whose header is `header`, and writes what is
