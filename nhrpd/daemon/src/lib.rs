@@ -30,8 +30,9 @@ use key_log::KeyTables;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
+    let asked = log::asked()?;
     let config = config::load(path)?;
-    let log = log::to_journal_or_stderr(config.log);
+    let log = log::to_journal_or_stderr(config.log, asked);
     let keys = config.key_log.as_deref().map(KeyTables::open).transpose()?;
     harden::give_up(&config, path, socket);
     tokio::runtime::Builder::new_current_thread()
@@ -48,6 +49,7 @@ pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
 /// Where the file, or one that it names, or the environment is not good.
 pub fn check(path: &Path) -> anyhow::Result<String> {
     assemble::workers()?;
+    log::asked()?;
     let config = config::load(path)?;
     let mut said = String::new();
     for doubt in doubts(&config)?.into_iter().chain(assemble::leak(&config)) {
