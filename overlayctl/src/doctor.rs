@@ -110,7 +110,7 @@ fn with_configuration(
 ) {
     checks.extend(clock::check(file, told));
     checks.extend(certificates::check(config));
-    checks.extend(machine::sysctls(config, told));
+    checks.extend(machine::sysctls(config));
     if told.is_none() {
         checks.push(machine::port(config.underlay.port));
     }

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use control::Dmvpn;
 use dataplane::probe::{self, Ability};
 use nhrpd::config::{Advertise, Config, Dataplane, Security, Source};
 
@@ -41,8 +40,8 @@ fn sysctl(key: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Forwarding, reverse-path filter, size of the neighbour table.
-pub(super) fn sysctls(config: &Config, told: Option<&Dmvpn>) -> Vec<Check> {
+/// Forwarding, reverse-path filter.
+pub(super) fn sysctls(config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     let prefixes = match (&config.advertise, &config.security) {
         (Advertise::Prefixes(prefixes), _) => !prefixes.is_empty(),
@@ -87,21 +86,6 @@ pub(super) fn sysctls(config: &Config, told: Option<&Dmvpn>) -> Vec<Check> {
                 format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2"),
             ),
             false => Check::ok("reverse path", text),
-        });
-    }
-
-    let kernel = told.into_iter().flat_map(|dmvpn| &dmvpn.interfaces);
-    let kernel = kernel.filter(|i| i.dataplane == control::Dataplane::Kernel);
-    let peers: usize = kernel.map(|interface| interface.peers.len()).sum();
-    if let (Some(most), true) = (sysctl("net/ipv4/neigh/default/gc_thresh3"), peers > 0) {
-        let text = format!("{peers} peers, room for {most} neighbours (gc_thresh3)");
-        checks.push(match peers as u64 * 5 > most * 4 {
-            true => Check::finding(
-                "neighbours",
-                text,
-                format!("sysctl -w net.ipv4.neigh.default.gc_thresh3={}", most * 4),
-            ),
-            false => Check::ok("neighbours", text),
         });
     }
     checks

@@ -86,12 +86,7 @@ pub struct Measured {
 /// # Errors
 /// When the clients fail, in words.
 pub fn measure(hub: Hub, count: u32, clients: &[String]) -> Result<Measured, String> {
-    let ca = Ca::new("unused");
-    let mut scene = clients::scene("registrations", &ca, |hub| {
-        hub.clear()
-            .set("nhrp", "{ registrations: accept, holding-time: 7200 }")
-            .set("limits", "{ peers: 20000, cache-entries: 40000 }")
-    });
+    let mut scene = scene("registrations");
     let frr = match hub {
         Hub::Nhrpd => {
             scene.start("hub");
@@ -121,6 +116,17 @@ pub fn measure(hub: Hub, count: u32, clients: &[String]) -> Result<Measured, Str
     Ok(Measured { hub, new, renewed, cpu_ms, idle_kib, full_kib: memory()? })
 }
 
+/// A network with our hub, which takes in whoever comes, and the node of the clients, `spoke-a`; no
+/// daemon runs yet.
+pub fn scene(name: &str) -> Scene {
+    let ca = Ca::new("unused");
+    clients::scene(name, &ca, |hub| {
+        hub.clear()
+            .set("nhrp", "{ registrations: accept, holding-time: 7200 }")
+            .set("limits", "{ peers: 20000, cache-entries: 40000 }")
+    })
+}
+
 /// As [`Frr::nhrpd`], without debugging.
 fn frr(scene: &Scene) -> Frr {
     Frr::device(scene, "hub", 0);
@@ -134,13 +140,30 @@ fn frr(scene: &Scene) -> Frr {
 /// # Errors
 /// When there is no raw socket.
 pub fn clients(count: u32) -> io::Result<[Round; 2]> {
-    let hub = clients::HUB;
+    let (socket, mut clients, new) = registered(count)?;
+    let ahead = HOLDING / 3 + Duration::from_secs(60);
+    Ok([new, round(&socket, &mut clients, clients::HUB, ahead)?])
+}
+
+/// The first of these rounds alone.
+///
+/// # Errors
+/// When there is no raw socket.
+pub fn register(count: u32) -> io::Result<Round> {
+    registered(count).map(|(.., new)| new)
+}
+
+fn registered(count: u32) -> io::Result<(Socket, Vec<Engine>, Round)> {
     let socket = clients::socket(GRE)?;
     let start = Instant::now();
-    let mut clients: Vec<Engine> = (0..count).map(|n| client(n, hub, start)).collect();
-    let new = round(&socket, &mut clients, hub, Duration::ZERO)?;
-    let renewed = round(&socket, &mut clients, hub, HOLDING / 3 + Duration::from_secs(60))?;
-    Ok([new, renewed])
+    let mut clients: Vec<Engine> = (0..count).map(|n| client(n, clients::HUB, start)).collect();
+    let new = round(&socket, &mut clients, clients::HUB, Duration::ZERO)?;
+    Ok((socket, clients, new))
+}
+
+/// Tunnel address of client `n`, and its NBMA address.
+pub fn addresses(n: u32) -> (IpAddr, IpAddr) {
+    (clients::plus(TUNNEL, n).into(), clients::nbma(n).into())
 }
 
 fn client(n: u32, hub: Ipv4Addr, start: Instant) -> Engine {
@@ -150,9 +173,10 @@ fn client(n: u32, hub: Ipv4Addr, start: Instant) -> Engine {
         priority: 0,
         cluster: 0,
     };
+    let (address, nbma) = addresses(n);
     let config = Config {
-        address: IpNet::new_assert(clients::plus(TUNNEL, n).into(), 16),
-        nbma: Some(clients::nbma(n).into()),
+        address: IpNet::new_assert(address, 16),
+        nbma: Some(nbma),
         holding_time: HOLDING,
         authentication: None,
         servers: vec![server],

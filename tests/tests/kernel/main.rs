@@ -17,6 +17,7 @@ mod moving;
 mod multicast;
 #[path = "../e2e/nat.rs"]
 mod nat;
+mod neighbours;
 mod ports;
 #[path = "../e2e/refusals.rs"]
 mod refusals;
