@@ -186,6 +186,7 @@ pub(crate) fn plane(
         source: underlay.address,
         bind_source: matches!(config.underlay.source, Source::Address(_)),
         grace: config.nhrp.holding_time,
+        rekey_packets: config.rekey_packets,
         workers,
         ..dataplane::Config::default()
     }

@@ -63,6 +63,8 @@ pub struct Config {
     pub security: Security,
     /// `security.rekey-interval`: age at which keys are renewed.
     pub rekey_interval: Duration,
+    /// `security.rekey-packets`: packets of one direction after which the keys of ESP are renewed.
+    pub rekey_packets: u64,
     /// `security.ike-proposals`: what IKE proposes and accepts.
     pub ike_proposals: ike::Algorithms,
     /// `security.esp-proposals`: what is proposed and accepted for ESP.

@@ -34,6 +34,8 @@ pub struct Domain {
     pub dead_peer_interval: Duration,
     /// Age at which keys are renewed.
     pub rekey_interval: Duration,
+    /// Packets after which the keys of ESP are renewed.
+    pub rekey_packets: u64,
     /// How long a session that nothing uses is kept.
     pub idle_timeout: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for Domain {
             holding_time: Duration::from_secs(600),
             dead_peer_interval: Duration::from_secs(30),
             rekey_interval: Duration::from_secs(4 * 3600),
+            rekey_packets: u64::MAX,
             idle_timeout: Duration::from_secs(60),
         }
     }
@@ -153,6 +156,7 @@ impl Domain {
             realm: INTERNET,
             address: address_of(n),
             lans: vec![lan_of(n)],
+            rekey_packets: self.rekey_packets,
         }
     }
 

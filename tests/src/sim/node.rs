@@ -24,6 +24,8 @@ pub struct Blueprint {
     pub address: IpAddr,
     /// Prefixes that are really behind the node, whatever it claims.
     pub lans: Vec<IpNet>,
+    /// Packets after which an ESP path wants new keys.
+    pub rekey_packets: u64,
 }
 
 impl Blueprint {
@@ -125,7 +127,8 @@ impl Sim {
         let own = config.nhrp.address.addr();
         let credentials = (blueprint.credentials)();
         self.guard.learn(credentials.as_ref());
-        let mut plane = Plane::new(credentials.is_none(), own, blueprint.lans.clone());
+        let (lans, volume) = (blueprint.lans.clone(), blueprint.rekey_packets);
+        let mut plane = Plane::new(credentials.is_none(), own, lans, volume);
         let overlay = Overlay::new(config, credentials, now, &mut self.rng);
         plane.inherit(std::mem::take(&mut self.nodes[id.0].legacy));
         self.nodes[id.0].live = Some(Live { overlay, plane });

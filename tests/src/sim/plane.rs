@@ -132,6 +132,8 @@ pub(super) struct Plane {
     clear: bool,
     own: IpAddr,
     lans: Vec<IpNet>,
+    /// Packets after which an ESP path wants new keys.
+    volume: u64,
     desired: Desired,
     sessions: BTreeMap<PeerId, Session>,
     by_key: BTreeMap<Key, PeerId>,
@@ -156,11 +158,12 @@ impl Usage for Plane {
 
 impl Plane {
     /// For a node with this tunnel address and these prefixes behind it.
-    pub(super) fn new(clear: bool, own: IpAddr, lans: Vec<IpNet>) -> Self {
+    pub(super) fn new(clear: bool, own: IpAddr, lans: Vec<IpNet>, volume: u64) -> Self {
         Self {
             clear,
             own,
             lans,
+            volume,
             desired: Desired::default(),
             sessions: BTreeMap::new(),
             by_key: BTreeMap::new(),
@@ -280,7 +283,11 @@ impl Plane {
                 let (spi, key) = (keys.spi, keys.encryption.to_vec());
                 let (sequence, encapsulated) = (pair.sent, pair.esp.encapsulated);
                 let packet = EspPacket { spi, key, sequence, encapsulated, inner };
-                return vec![Action::Send(endpoint, Payload::Esp(packet))];
+                let mut actions = vec![Action::Send(endpoint, Payload::Esp(packet))];
+                if pair.sent == self.volume {
+                    actions.push(Action::Event(Event::Expiring { peer: id }));
+                }
+                return actions;
             }
             Carrier::WireGuard(_, tunnel) => tunnel,
         };

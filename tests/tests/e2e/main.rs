@@ -22,4 +22,5 @@ mod reload;
 mod restarts;
 mod seed;
 mod stranger;
+mod volume;
 mod wireguard;

@@ -32,3 +32,5 @@ mod stored;
 mod stream;
 mod tables;
 mod two_ways;
+#[path = "../e2e/volume.rs"]
+mod volume;

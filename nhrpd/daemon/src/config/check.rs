@@ -149,6 +149,14 @@ impl Check {
             4 * 3600,
             number(5..=7 * 24 * 3600),
         );
+        // Without extended sequence numbers they end at 2^32.
+        let most = dataplane::Config::default().rekey_packets;
+        let rekey_packets = self.or(
+            "security.rekey-packets",
+            raw.security.rekey_packets.clone(),
+            most,
+            number(10_000..=most),
+        );
         let ike_proposals = self.ike_proposals(raw.security.ike_proposals.take());
         let key_log = self.optional(
             "security.key-log",
@@ -185,6 +193,7 @@ impl Check {
             underlay: underlay?,
             security: security?,
             rekey_interval: Duration::from_secs(rekey_interval),
+            rekey_packets,
             ike_proposals: ike_proposals?,
             esp_proposals,
             key_log,

@@ -153,6 +153,7 @@ sections! {
         extended_key_usage: Option<List>,
         extended_key_usage_absent: Text,
         rekey_interval: Text,
+        rekey_packets: Text,
         ike_proposals: Option<List>,
         esp_proposals: Option<List>,
         identity: Text,

@@ -183,7 +183,8 @@ impl<'a> Ingress<'a> {
         let snapshot = self.core.snapshot.load();
         let share = self.worker.share;
         for path in snapshot.paths.values().skip(share.place).step_by(share.of) {
-            path.session.tick(self.now, &mut self.outbox, |event| self.core.event(event));
+            let most = self.core.config.rekey_packets;
+            path.session.tick(self.now, most, &mut self.outbox, |event| self.core.event(event));
         }
         self.outbox.flush();
     }

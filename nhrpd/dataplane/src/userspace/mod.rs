@@ -90,7 +90,7 @@ pub struct Config {
     pub keepalive: Option<u16>,
     /// How long what a former run left in the kernel may wait for its peers (kernel data plane).
     pub grace: Duration,
-    /// Packets after which an ESP path should get new keys (kernel data plane).
+    /// Packets sent after which an ESP path should get new keys; without extended sequence numbers they end at 2³².
     pub rekey_packets: u64,
     /// Threads that seal, and as many that open, from 1 to [`MOST_WORKERS`]; `None`: as many as the processors that
     /// this process may use are worth (userspace data plane).

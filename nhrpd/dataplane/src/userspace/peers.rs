@@ -370,10 +370,11 @@ impl Session {
         }
     }
 
-    /// Runs what is due; to be called every 250 ms or so.
+    /// Runs what is due; to be called every 250 ms or so. `most`: packets under one ESP key.
     pub(crate) fn tick(
         &self,
         now: Instant,
+        most: u64,
         outbox: &mut Outbox,
         mut report: impl FnMut(Event) -> bool,
     ) {
@@ -384,7 +385,7 @@ impl Session {
             Protection::WireGuard { .. } => state.tick(now, to, outbox),
             Protection::Esp { sealer, .. } => {
                 state.keep_alive(now, self.counters.read().tx_packets, to, outbox);
-                if sealer.is_expiring() && !state.expiring {
+                if sealer.count() >= most && !state.expiring {
                     state.expiring = report(Event::Expiring { peer: self.id });
                 }
             }

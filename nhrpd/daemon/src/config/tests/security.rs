@@ -43,6 +43,17 @@ fn security_rekey_interval() {
 }
 
 #[test]
+fn security_rekey_packets() {
+    assert_eq!(good("security", "rekey-interval: 5").rekey_packets, 3 << 30);
+    assert_eq!(good("security", "rekey-packets: 10000").rekey_packets, 10_000);
+    bad(
+        "security",
+        "rekey-packets: 4294967296",
+        "security.rekey-packets: expected a number from 10000 to 3221225472, found \"4294967296\"",
+    );
+}
+
+#[test]
 fn security_ike_proposals() {
     let config =
         good("security", "ike-proposals: [aes256gcm16-sha384-ecp384, aes256-sha256-modp2048]");

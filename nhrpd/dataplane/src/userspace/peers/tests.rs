@@ -39,6 +39,37 @@ fn late_packet_changes_nothing(session: &Session, sent: [&[u8]; 2]) {
     assert_eq!(said, [Event::Moved { peer, endpoint }]);
 }
 
+/// The queue of events may be full for as long as it likes.
+#[test]
+fn used_up_keys_are_told_of_until_somebody_hears_it() {
+    let keys = |spi| EspKeys { spi, encryption: vec![3; 36].into(), integrity: Vec::new().into() };
+    let esp = Esp {
+        cipher: EspCipher::Aes256Gcm16,
+        esn: true,
+        encapsulated: true,
+        lifetime: Duration::from_secs(60),
+        inbound: keys(0x1001),
+        outbound: keys(0x1002),
+    };
+    let session = session(BEFORE.parse().unwrap(), Transport::Esp(esp));
+    let Protection::Esp { sealer, .. } = &session.protection else { unreachable!() };
+    let told = |taken: bool| {
+        let mut said = Vec::new();
+        session.tick(Instant::now(), 2, &mut outbox(), |event| {
+            said.push(event);
+            taken
+        });
+        said
+    };
+    for _ in 0..2 {
+        assert_eq!(told(true), []);
+        sealer.seal(&mut [0; esp::FRONT + 8 + esp::BACK], 8).unwrap();
+    }
+    let expiring = [Event::Expiring { peer: PeerId(1) }];
+    assert_eq!([told(false), told(false), told(true)].concat(), [&expiring[..]; 3].concat());
+    assert_eq!(told(true), []);
+}
+
 #[test]
 fn esp_that_comes_late_does_not_move_the_peer_back() {
     let keys = |spi| EspKeys { spi, encryption: vec![3; 36].into(), integrity: Vec::new().into() };
