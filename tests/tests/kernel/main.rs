@@ -18,6 +18,7 @@ mod multicast;
 #[path = "../e2e/nat.rs"]
 mod nat;
 mod neighbours;
+mod overrun;
 mod ports;
 #[path = "../e2e/refusals.rs"]
 mod refusals;

@@ -44,13 +44,13 @@ impl Counted {
     }
 }
 
-fn signal(name: &str, process: &str) {
+pub(crate) fn signal(name: &str, process: &str) {
     let sent = Command::new("kill").args([name, process]).status();
     assert!(sent.unwrap().success());
 }
 
 /// The one that started the sender in its namespaces stops with it, and has it go on.
-fn resume(sender: i32) {
+pub(crate) fn resume(sender: i32) {
     let status = fs::read_to_string(format!("/proc/{sender}/status")).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
     for process in [parent.trim(), &sender.to_string()] {

@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use overlay::desired::Event;
+use overlay::desired::{Event, PeerId};
 use zeroize::Zeroize as _;
 
 use super::ike::Datagram;
 use super::socket::Heard;
 use super::state::Gone;
 use super::tables::Direction;
+use super::untold::{News, Untold};
 use super::wire::{Message, messages};
 use super::xfrm::Told;
 use super::{Core, log, packet, route, rules, xfrm};
@@ -40,6 +41,8 @@ pub(crate) fn run(core: &Core) {
         ike: IkeGate::new(now),
         unroutable: First::new(1024, UNROUTABLE, 200, now),
         resync_at: None,
+        untold: Untold::default(),
+        overrun: [false; 3],
         pace_at: Some(now + PACE),
     };
     while !core.stopping.load(Relaxed) {
@@ -59,6 +62,9 @@ struct Listening<'a> {
     unroutable: First,
     /// Something of ours may have been changed by others.
     resync_at: Option<Instant>,
+    untold: Untold,
+    /// Sockets of which the kernel throws messages away until all that are waiting are read.
+    overrun: [bool; 3],
     /// The overlay is to be told of more peers of the former run.
     pace_at: Option<Instant>,
 }
@@ -67,7 +73,8 @@ impl Listening<'_> {
     fn wait(&self) {
         let core = self.core;
         let state = core.state().deadline();
-        let deadline = [self.resync_at, self.pace_at, state].into_iter().flatten().min();
+        let own = [self.resync_at, self.untold.deadline(), self.pace_at];
+        let deadline = own.into_iter().chain([state]).flatten().min();
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             // Round up, or the last millisecond would be spent turning round.
             let left = deadline.saturating_duration_since(Instant::now());
@@ -94,8 +101,16 @@ impl Listening<'_> {
             let Some(socket) = socket else { continue };
             for _ in 0..BATCH {
                 match socket.listen(&mut datagram) {
-                    Heard::Nothing => break,
-                    Heard::Overrun => self.changed(),
+                    Heard::Nothing => {
+                        if std::mem::take(&mut self.overrun[which]) {
+                            self.changed();
+                        }
+                        break;
+                    }
+                    Heard::Overrun => {
+                        self.overrun[which] = true;
+                        self.changed();
+                    }
                     Heard::Datagram => {
                         for message in messages(&datagram) {
                             match which {
@@ -168,9 +183,7 @@ impl Listening<'_> {
             Some(Told::Expired(id)) => {
                 let peer = state.plan().path(id).map(|(peer, ..)| peer);
                 drop(state);
-                if let Some(peer) = peer {
-                    core.event(Event::Expiring { peer });
-                }
+                self.tell(News::Expiring, peer);
             }
             Some(Told::Moved { spi, to }) => {
                 let peer = state.plan().by_spi(spi);
@@ -186,6 +199,10 @@ impl Listening<'_> {
             }
             None => {}
         }
+    }
+
+    fn tell(&mut self, news: News, peers: impl IntoIterator<Item = PeerId>) {
+        self.untold.tell(Instant::now(), news, peers, |event| self.core.event(event));
     }
 
     fn logged(&mut self, message: Message<'_>) {
@@ -290,14 +307,18 @@ impl Listening<'_> {
         let now = Instant::now();
         if self.resync_at.is_some_and(|at| at <= now) {
             self.resync_at = None;
-            let lost = self.core.state().resync();
-            match lost {
-                Ok(lost) => lost.into_iter().for_each(|peer| {
-                    self.core.event(Event::Down { peer });
-                }),
+            let mut state = self.core.state();
+            let found = state.resync().map(|lost| (lost, state.used_up()));
+            drop(state);
+            match found {
+                Ok((lost, used_up)) => {
+                    self.tell(News::Down, lost);
+                    self.tell(News::Expiring, used_up);
+                }
                 Err(Gone) => self.core.gone.notify_one(),
             }
         }
+        self.untold.try_again(now, |event| self.core.event(event));
         if self.pace_at.is_some_and(|at| at <= now) {
             self.pace_at = self.adopted().then_some(now + PACE);
         }

@@ -29,6 +29,7 @@ mod rules;
 mod socket;
 mod state;
 mod tables;
+mod untold;
 mod usage;
 mod wire;
 mod xfrm;

@@ -374,6 +374,16 @@ impl State {
         Ok(lost.into_iter().filter_map(|id| Some(self.plan.path(id)?.0)).collect())
     }
 
+    /// The paths that have sent as much as they may, of which the kernel tells only once.
+    pub(crate) fn used_up(&self) -> BTreeSet<PeerId> {
+        let Some(kernel) = &self.xfrm else { return BTreeSet::new() };
+        let installed = xfrm::read(kernel, self.policies.reqid).unwrap_or_default();
+        let used_up = installed.into_iter().filter(|(id, installed)| {
+            id.direction == Direction::Out && installed.packets >= self.config.rekey_packets
+        });
+        used_up.filter_map(|(id, _)| Some(self.plan.path(id)?.0)).collect()
+    }
+
     fn add_associations(&mut self, sas: &Difference<SaId, Association>) -> BTreeSet<IpAddr> {
         let Some(kernel) = &self.xfrm else { return BTreeSet::new() };
         let mut fresh = BTreeSet::new();
