@@ -19,6 +19,7 @@ mod multicast;
 mod nat;
 mod neighbours;
 mod overrun;
+mod path_mtu;
 mod ports;
 #[path = "../e2e/refusals.rs"]
 mod refusals;
