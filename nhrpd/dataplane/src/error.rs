@@ -15,6 +15,20 @@ pub enum Error {
          (ip link delete {0}), or set another name"
     )]
     InterfaceExists(String),
+    /// A GRE device of that name is there, which others made with other parameters.
+    #[error(
+        "interface {interface} exists already, and cannot be used as it is: {reason}: remove it \
+         (ip link delete {interface}) and the daemon makes one, make it as \
+         `ip link add {interface} type {kind}`, or set another `tunnel.interface`"
+    )]
+    InterfaceUnfit {
+        /// Its name.
+        interface: String,
+        /// What differs.
+        reason: String,
+        /// What it would have to be, in words of `ip link`.
+        kind: String,
+    },
     /// Somebody removed the device of a running tunnel.
     #[error("interface {0} was removed: starting again makes it anew")]
     InterfaceGone(String),

@@ -13,6 +13,7 @@
 //! Packets never come here, but for NHRP, IKE, the first one of a flow that should take a better
 //! way, and multicast, which is copied to its members.
 
+mod device;
 mod ike;
 mod inherit;
 mod link;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use overlay::desired::{Esp, EspCipher, EspKeys, PLAIN_PORT};
 use zeroize::Zeroizing;
 
-use super::link::{self, Gre};
+use super::link::{self, Gre, Outer};
 use super::log;
 use super::rules::Rules;
 use super::socket::Requests;
@@ -62,7 +62,7 @@ fn plain_port() -> Result<(), String> {
 
 fn gre() -> io::Result<()> {
     let kernel = Requests::open(libc::NETLINK_ROUTE)?;
-    let gre = Gre { key: Some(rand::random()), local: None, link: None };
+    let gre = Gre { key: Some(rand::random()), local: None, link: None, outer: Outer::default() };
     link::try_create(&kernel, DEVICE, &gre)
 }
 

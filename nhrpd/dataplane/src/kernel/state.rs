@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use overlay::desired::{Changes, Desired, PeerCounters, PeerId};
 
+use super::device::Device;
 use super::inherit::Inherited;
-use super::link::{self, Gre};
+use super::link::{Gre, Outer};
 use super::nft::Element;
 use super::plan::{Context, Plan};
 use super::probe;
@@ -44,9 +45,7 @@ pub(crate) struct State {
     route: Requests,
     nft: Requests,
     xfrm: Option<Requests>,
-    index: u32,
-    gre: Gre,
-    made_by_us: bool,
+    device: Device,
     rules: Rules,
     /// Others took something out of our table.
     damaged: bool,
@@ -98,9 +97,10 @@ impl State {
             None => None,
         };
         let own = config.source.filter(IpAddr::is_ipv4);
-        let gre = Gre { key: config.key, local: own, link };
+        let gre = Gre { key: config.key, local: own, link, outer: Outer::default() };
         let mtu = mtu(config, config.underlay_mtu);
-        let (index, made_by_us) = device(&route, interface, &gre, mtu)?;
+        let mut device = Device::take(&route, interface, gre, mtu)?;
+        let index = device.index;
         let rules = Rules {
             table: format!("nhrpd-{interface}"),
             interface: interface.into(),
@@ -117,15 +117,13 @@ impl State {
         if !rules.present(&nft).map_err(ruled)? {
             rules.install(&nft).map_err(ruled)?;
         }
-        link::configure(&route, interface, index, &config.addresses)?;
+        device.configure(&route, &config.addresses)?;
         let mut state = Self {
             config: config.clone(),
             route,
             nft,
             xfrm,
-            index,
-            gre,
-            made_by_us,
+            device,
             rules,
             damaged: false,
             policies,
@@ -154,7 +152,7 @@ impl State {
     }
 
     pub(crate) fn index(&self) -> u32 {
-        self.index
+        self.device.index
     }
 
     pub(crate) fn plan(&self) -> &Plan {
@@ -218,16 +216,11 @@ impl State {
         let (former, former_mtu) = (self.plan.own(), self.mtu());
         self.plan.set_own(source);
         self.underlay_mtu = mtu;
-        let interface = self.config.interface.clone();
-        let result = if source == former && self.mtu() == former_mtu {
+        if source == former && self.mtu() == former_mtu {
             return;
-        } else if source == former {
-            link::set_mtu(&self.route, &interface, self.index, self.mtu())
-        } else {
-            self.gre.local = source;
-            link::change(&self.route, &interface, self.index, &self.gre, self.mtu())
-        };
-        if let Err(error) = result {
+        }
+        let mtu = self.mtu();
+        if let Err(error) = self.device.follow(&self.route, source, mtu) {
             tracing::warn!("{error}");
         }
         self.converge();
@@ -324,8 +317,8 @@ impl State {
     /// What is ours in the kernel.
     fn read(&self) -> io::Result<Tables> {
         let mut tables = Tables {
-            neighbours: route::neighbours(&self.route, self.index)?,
-            routes: route::routes(&self.route, self.index)?,
+            neighbours: route::neighbours(&self.route, self.device.index)?,
+            routes: route::routes(&self.route, self.device.index)?,
             ..Tables::default()
         };
         if let Some(kernel) = &self.xfrm {
@@ -343,10 +336,7 @@ impl State {
     /// Reads everything again and repairs what is not as it should be; gives the paths whose SAs
     /// are gone: they need new keys.
     pub(crate) fn resync(&mut self) -> Result<BTreeSet<PeerId>, Gone> {
-        let interface = self.config.interface.clone();
-        let gone = link::find_device(&self.route, &interface)
-            .is_ok_and(|found| found.is_none_or(|found| found.index != self.index));
-        if gone {
+        if self.device.is_gone(&self.route) {
             return Err(Gone);
         }
         let ruled = !self.damaged && self.rules.present(&self.nft).unwrap_or(true);
@@ -359,9 +349,7 @@ impl State {
         {
             tracing::error!("cannot install IPsec policies: {error}");
         }
-        if let Err(error) =
-            link::configure(&self.route, &interface, self.index, &self.config.addresses)
-        {
+        if let Err(error) = self.device.configure(&self.route, &self.config.addresses) {
             tracing::warn!("{error}");
         }
         match self.read() {
@@ -502,7 +490,7 @@ impl State {
     fn update_neighbours(&mut self, difference: &Difference<IpAddr, IpAddr>) {
         let changed = difference.change.iter().map(|&(address, _, nbma)| (address, nbma));
         let set: Vec<_> = difference.add.iter().copied().chain(changed).collect();
-        let request = |&(address, nbma): &_| route::set_neighbour(self.index, address, nbma);
+        let request = |&(address, nbma): &_| route::set_neighbour(self.device.index, address, nbma);
         let results = self.route.all(set.iter().map(request).collect());
         for (&(address, nbma), result) in set.iter().zip(results) {
             match result {
@@ -510,7 +498,7 @@ impl State {
                 Err(error) => tracing::warn!("cannot set neighbour {address}: {error}"),
             }
         }
-        let request = |&(address, _): &_| route::remove_neighbour(self.index, address);
+        let request = |&(address, _): &_| route::remove_neighbour(self.device.index, address);
         let results = self.route.all(difference.remove.iter().map(request).collect());
         for ((address, _), result) in difference.remove.iter().zip(results) {
             match result {
@@ -527,8 +515,8 @@ impl State {
         let change = difference.change.iter().map(|&(prefix, _, via)| (prefix, via, true));
         let set: Vec<_> = add.chain(change).collect();
         let request = |&(prefix, via, there): &_| match there {
-            false => route::add_route(self.index, prefix, via),
-            true => route::change_route(self.index, prefix, via),
+            false => route::add_route(self.device.index, prefix, via),
+            true => route::change_route(self.device.index, prefix, via),
         };
         let results = self.route.all(set.iter().map(request).collect());
         for (&(prefix, via, _), result) in set.iter().zip(results) {
@@ -549,7 +537,7 @@ impl State {
                 }
             }
         }
-        let request = |&(prefix, via): &_| route::remove_route(self.index, prefix, via);
+        let request = |&(prefix, via): &_| route::remove_route(self.device.index, prefix, via);
         let results = self.route.all(difference.remove.iter().map(request).collect());
         for ((prefix, _), result) in difference.remove.iter().zip(results) {
             match result {
@@ -574,14 +562,16 @@ impl State {
         self.succeeded.clear();
         let changes = Changes::between(self.plan.desired(), &Desired::default());
         self.set_desired(&Desired::default(), &changes);
-        if self.made_by_us {
-            if let Err(error) = link::remove(&self.route, &self.config.interface, self.index) {
-                tracing::warn!("{error}");
-            }
+        let ours = self.device.is_ours();
+        if ours {
+            self.device.give_up(&self.route);
             self.actual.neighbours.clear();
             self.actual.routes.clear();
         }
         self.reconcile();
+        if !ours {
+            self.device.give_up(&self.route);
+        }
         if let Err(error) = self.rules.remove(&self.nft) {
             tracing::warn!("cannot remove nftables rules: {error}");
         }
@@ -656,26 +646,4 @@ fn mtu(config: &Config, underlay: u16) -> u16 {
     let overhead = if config.clear { Overhead::Clear } else { Overhead::Esp };
     let any = IpAddr::from([0; 4]);
     config.mtu.unwrap_or_else(|| tunnel_mtu(underlay, any, config.key.is_some(), overhead))
-}
-
-/// The device, and whether it is ours to remove.
-fn device(kernel: &Requests, name: &str, gre: &Gre, mtu: u16) -> Result<(u32, bool), Error> {
-    let Some(found) = link::find_device(kernel, name)? else {
-        return Ok((link::create(kernel, name, gre, mtu)?, true));
-    };
-    let same = found.gre.as_ref().is_some_and(|had| had.key == gre.key && had.link == gre.link);
-    if same {
-        if found.gre.as_ref() != Some(gre) {
-            link::change(kernel, name, found.index, gre, mtu)?;
-        } else if found.mtu != u32::from(mtu) {
-            link::set_mtu(kernel, name, found.index, mtu)?;
-        }
-        return Ok((found.index, found.ours));
-    }
-    if !found.ours {
-        return Err(Error::InterfaceExists(name.into()));
-    }
-    // Of a former run with another key.
-    link::remove(kernel, name, found.index)?;
-    Ok((link::create(kernel, name, gre, mtu)?, true))
 }
