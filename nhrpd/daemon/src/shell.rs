@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use control::Server;
 use dataplane::DataPlane;
+use dataplane::probe::summary;
 use dataplane::underlay::{Underlay, Watch};
 use ipnet::IpNet;
 use nhrp::engine::Usage;
@@ -90,6 +91,7 @@ pub(crate) async fn run(
     let underlay = watch.changed().await;
     let (events_in, mut events) = mpsc::channel(EVENTS);
     let choice = plane::choose(&config, underlay.address)?;
+    tracing::info!("this kernel has: {}", summary(&choice.abilities));
     let plane =
         plane::start(&choice, assemble::plane(&config, &underlay, workers), events_in).await?;
     let told = assemble::overlay(&config, credentials.as_ref(), &plane)?;

@@ -39,6 +39,21 @@ pub fn hindrance(abilities: &[Ability]) -> Option<String> {
     abilities.iter().find(missing).map(ToString::to_string)
 }
 
+/// What is there and what is not, with why, in one line.
+pub fn summary(abilities: &[Ability]) -> String {
+    let there = abilities.iter().filter(|ability| ability.state.is_ok());
+    let there: Vec<_> = there.map(|ability| ability.name).collect();
+    let lacking = abilities.iter().filter_map(|Ability { name, state, .. }| {
+        state.as_ref().err().map(|reason| format!("{name} ({reason})"))
+    });
+    let lacking: Vec<_> = lacking.collect();
+    match (there.is_empty(), lacking.is_empty()) {
+        (_, true) => there.join(", "),
+        (true, false) => format!("nothing of {}", lacking.join(", ")),
+        (false, false) => format!("{}; lacking: {}", there.join(", "), lacking.join(", ")),
+    }
+}
+
 /// What the userspace data plane needs or can use; changes nothing.
 pub fn userspace() -> Vec<Ability> {
     let features = tun::features();
@@ -97,4 +112,26 @@ fn raw_gre() -> Result<(), String> {
     Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_GRE)))
         .map(drop)
         .map_err(|error| format!("{error}: run as root or give CAP_NET_RAW"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_what_is_there_and_what_is_not() {
+        let ability = |name, state: Result<(), &str>| Ability {
+            name,
+            required: true,
+            state: state.map_err(str::to_owned),
+        };
+        let all = [
+            ability("GRE", Ok(())),
+            ability("NFLOG", Err("gone: load it")),
+            ability("ESP", Ok(())),
+        ];
+        assert_eq!(summary(&all), "GRE, ESP; lacking: NFLOG (gone: load it)");
+        assert_eq!(summary(&all[..1]), "GRE");
+        assert_eq!(summary(&all[1..2]), "nothing of NFLOG (gone: load it)");
+    }
 }

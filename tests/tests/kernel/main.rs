@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod abilities;
 mod adopted;
 #[path = "../e2e/cold_start.rs"]
 mod cold_start;

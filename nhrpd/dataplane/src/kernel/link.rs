@@ -237,15 +237,21 @@ pub(crate) fn create(kernel: &Requests, name: &str, gre: &Gre, mtu: u16) -> Resu
     })?;
     let index = nix::net::if_::if_nametoindex(name)
         .map_err(|errno| failed(name, "find it")(errno.into()))?;
-    // So the next run knows, and whoever lists the devices sees, whose it is.
-    let mark = link(RTM_NEWLINKPROP, libc::NLM_F_CREATE | libc::NLM_F_EXCL, index, 0, 0)
-        .nest(IFLA_PROP_LIST, |list| list.put_text(IFLA_ALT_IFNAME, &format!("{MARK}{name}")));
-    kernel.execute(mark).map_err(failed(name, "give it an alternative name"))?;
+    mark(kernel, name, index).map_err(failed(name, "give it an alternative name"))?;
     Ok(index)
 }
 
-/// Makes a device and takes it away; also one that somebody was killed over.
-pub(crate) fn try_create(kernel: &Requests, name: &str, gre: &Gre) -> io::Result<()> {
+/// So the next run knows, and whoever lists the devices sees, whose it is.
+fn mark(kernel: &Requests, name: &str, index: u32) -> io::Result<()> {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    let request = link(RTM_NEWLINKPROP, flags, index, 0, 0)
+        .nest(IFLA_PROP_LIST, |list| list.put_text(IFLA_ALT_IFNAME, &format!("{MARK}{name}")));
+    kernel.execute(request)
+}
+
+/// Makes a device and takes it away; also one that somebody was killed over. Inside: whether it could be
+/// marked as ours.
+pub(crate) fn try_create(kernel: &Requests, name: &str, gre: &Gre) -> io::Result<io::Result<()>> {
     let create = || {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         let request = link(RTM_NEWLINK, flags, 0, 0, 0).put_text(IFLA_IFNAME, name);
@@ -259,7 +265,9 @@ pub(crate) fn try_create(kernel: &Requests, name: &str, gre: &Gre) -> io::Result
         }
         result => result?,
     }
-    remove()
+    let index = nix::net::if_::if_nametoindex(name).map_err(io::Error::from);
+    let marked = index.and_then(|index| mark(kernel, name, index));
+    remove().map(|()| marked)
 }
 
 /// Gives the device these parameters, as another source address.

@@ -114,20 +114,31 @@ pub(crate) fn keep_apart(interface: &str) -> io::Result<()> {
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// A packet socket that receives nothing yet; needs CAP_NET_RAW.
+#[allow(unsafe_code)]
+pub(crate) fn unbound() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointers; the result is checked before it is owned. Protocol 0: nothing is received
+    // before the socket is bound.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has the socket tell the mark of what it receives; needs Linux 5.19.
+pub(crate) fn tell_marks(socket: &impl AsRawFd) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, SO_RCVMARK, 1)
+}
+
 #[allow(unsafe_code)]
 impl Socket {
     /// Needs CAP_NET_RAW.
     pub(crate) fn open(index: u32) -> io::Result<Self> {
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: no pointers; the result is checked before it is owned. Protocol 0: nothing is
-        // received before the socket is bound.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a fresh descriptor that nobody else has.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        set_option(&fd, libc::SOL_SOCKET, SO_RCVMARK, 1)?;
+        let fd = unbound()?;
+        tell_marks(&fd)?;
         let index = index as i32;
         let address = link_address(index, NHRP, Ipv4Addr::UNSPECIFIED);
         // SAFETY: the address is a sockaddr_ll of the size given.

@@ -1,7 +1,7 @@
 //! What this kernel can do: each ability is tried with a thing that is taken away again.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use overlay::desired::{Esp, EspCipher, EspKeys, PLAIN_PORT};
@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::link::{self, Gre, Outer};
 use super::log;
+use super::packet;
 use super::rules::Rules;
 use super::socket::Requests;
 use super::tables::{Association, Direction, SaId};
@@ -17,23 +18,47 @@ use super::xfrm::{self, Replay, Tell};
 use crate::probe::Ability;
 
 const DEVICE: &str = "nhrpd-probe";
+/// For documentation (RFC 5737, RFC 3849): not in use anywhere.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const NOBODY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// What brings an ability that is not there.
+pub(crate) enum Needs {
+    /// One of these modules.
+    Modules(&'static str),
+    /// A kernel from this version on.
+    Linux(&'static str),
+}
+
+/// Why something is not there, and what to do.
+pub(crate) fn lacking(error: &io::Error, needs: &Needs) -> String {
+    match needs {
+        _ if error.kind() == io::ErrorKind::PermissionDenied => {
+            "permission denied: run as root or give CAP_NET_ADMIN and CAP_NET_RAW".into()
+        }
+        Needs::Modules(modules) => format!("{error}: load it (modprobe {modules})"),
+        Needs::Linux(version) => format!("{error}: needs Linux {version}"),
+    }
+}
 
 /// Asks the kernel. `secured`: with encryption.
 pub(crate) fn probe(secured: bool) -> Vec<Ability> {
-    let ability = |name, required, result: io::Result<()>, modules: &str| Ability {
+    use Needs::{Linux, Modules};
+    let ability = |name, required, result: io::Result<()>, needs| Ability {
         name,
         required,
-        state: result.map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                "permission denied: run as root or give CAP_NET_ADMIN and CAP_NET_RAW".into()
-            }
-            _ => format!("{error}: load it (modprobe {modules})"),
-        }),
+        state: result.map_err(|error| lacking(&error, &needs)),
     };
+    let [device, name] = gre();
+    let [packets, marks] = packets();
     let mut all = vec![
-        ability("multipoint GRE", true, gre(), "ip_gre"),
-        ability("nftables", true, rules(secured), "nf_tables nft_log nft_xfrm"),
-        ability("NFLOG", true, log::listen(0).map(drop), "nfnetlink_log"),
+        ability("multipoint GRE", true, device, Modules("ip_gre")),
+        ability("alternative names of devices", true, name, Linux("5.5")),
+        ability("packet sockets", true, packets, Modules("af_packet")),
+        ability("marks in packet sockets (SO_RCVMARK)", true, marks, Linux("5.19")),
+        ability("nftables", true, rules(secured), Modules("nf_tables nft_log nft_xfrm")),
+        ability("NFLOG", true, log::listen(0).map(drop), Modules("nfnetlink_log")),
+        ability("IPsec by netlink (xfrm)", secured, xfrm(), Modules("xfrm_user")),
     ];
     let ciphers = [
         ("ESP with AES-GCM", EspCipher::Aes256Gcm16, secured, "esp4 aesni_intel"),
@@ -41,10 +66,13 @@ pub(crate) fn probe(secured: bool) -> Vec<Ability> {
         ("ESP with AES-CBC and SHA-256", EspCipher::Aes256CbcSha256, false, "authenc"),
     ];
     for (name, cipher, required, modules) in ciphers {
-        all.push(ability(name, required, esp(cipher), modules));
+        all.push(ability(name, required, esp(cipher), Modules(modules)));
     }
     if secured {
-        all.push(ability("ESP in large packets (GRO, GSO)", false, large_esp(), "esp4_offload"));
+        let large = "ESP in large packets (GRO, GSO)";
+        all.push(ability(large, false, large_esp(), Modules("esp4_offload")));
+        // The underlay is IPv4.
+        all.push(ability("ESP over IPv6 (used by no tunnel)", false, esp6(), Modules("esp6")));
         all.push(Ability { name: "IKE on UDP port 500", required: false, state: plain_port() });
     }
     all
@@ -60,10 +88,30 @@ fn plain_port() -> Result<(), String> {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PLAIN_PORT)).map(drop).map_err(said)
 }
 
-fn gre() -> io::Result<()> {
-    let kernel = Requests::open(libc::NETLINK_ROUTE)?;
+/// A device, and its alternative name.
+fn gre() -> [io::Result<()>; 2] {
     let gre = Gre { key: Some(rand::random()), local: None, link: None, outer: Outer::default() };
-    link::try_create(&kernel, DEVICE, &gre)
+    let kernel = Requests::open(libc::NETLINK_ROUTE);
+    match kernel.and_then(|kernel| link::try_create(&kernel, DEVICE, &gre)) {
+        Ok(named) => [Ok(()), named],
+        Err(error) => [Err(same(&error)), Err(error)],
+    }
+}
+
+/// A packet socket, and the marks of what it receives.
+fn packets() -> [io::Result<()>; 2] {
+    match packet::unbound() {
+        Ok(socket) => [Ok(()), packet::tell_marks(&socket)],
+        Err(error) => [Err(same(&error)), Err(error)],
+    }
+}
+
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+fn xfrm() -> io::Result<()> {
+    Requests::open(libc::NETLINK_XFRM).map(drop)
 }
 
 fn rules(secured: bool) -> io::Result<()> {
@@ -73,19 +121,24 @@ fn rules(secured: bool) -> io::Result<()> {
 }
 
 fn esp(cipher: EspCipher) -> io::Result<()> {
-    try_out(cipher, Some((4500, 4500)), |sa| sa)
+    try_out(cipher, NOBODY, Some((4500, 4500)), |sa| sa)
+}
+
+fn esp6() -> io::Result<()> {
+    try_out(EspCipher::Aes256Gcm16, NOBODY6, None, |sa| sa)
 }
 
 /// The kernel takes segments of a stream through ESP as one packet: joined on the way in (GRO), cut when they
 /// leave (GSO). Both are in a module that is loaded by this, and serve all SAs that are made afterwards.
 pub(crate) fn large_esp() -> io::Result<()> {
     const LOOPBACK: u32 = 1;
-    try_out(EspCipher::Aes256Gcm16, None, |sa| xfrm::offloaded(sa, LOOPBACK))
+    try_out(EspCipher::Aes256Gcm16, NOBODY, None, |sa| xfrm::offloaded(sa, LOOPBACK))
 }
 
 /// Makes an SA and takes it away.
 fn try_out(
     cipher: EspCipher,
+    to: IpAddr,
     ports: Option<(u16, u16)>,
     more: impl FnOnce(Request) -> Request,
 ) -> io::Result<()> {
@@ -105,12 +158,32 @@ fn try_out(
         inbound: keys(),
         outbound: keys(),
     };
-    // RFC 5737: documentation, not in use anywhere.
-    let to = IpAddr::from([192, 0, 2, 1]);
     let id = SaId { direction: Direction::Out, to, spi: esp.outbound.spi };
     let association = Association { from: None, ports };
     let reqid = xfrm::reqid(DEVICE);
     let sa = xfrm::add(id, association, &esp, reqid, Replay::default(), Tell::FirstPacket);
     kernel.execute(more(sa))?;
     kernel.execute(xfrm::remove(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lacking_has_its_remedy() {
+        let old = io::Error::from_raw_os_error(libc::ENOPROTOOPT);
+        assert_eq!(
+            lacking(&old, &Needs::Linux("5.19")),
+            "Protocol not available (os error 92): needs Linux 5.19"
+        );
+        let absent = io::Error::from_raw_os_error(libc::EPROTONOSUPPORT);
+        assert_eq!(
+            lacking(&absent, &Needs::Modules("xfrm_user")),
+            "Protocol not supported (os error 93): load it (modprobe xfrm_user)"
+        );
+        let denied = io::Error::from_raw_os_error(libc::EPERM);
+        let said = lacking(&denied, &Needs::Linux("5.19"));
+        assert!(said.ends_with("CAP_NET_ADMIN and CAP_NET_RAW"), "{said}");
+    }
 }
