@@ -19,14 +19,17 @@ mod show;
 mod trace;
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
 
 use config::Config;
+use dataplane::underlay::Watch;
 use dataplane::{esp_ciphers, probe};
 use key_log::KeyTables;
+use tokio::runtime::Runtime;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
@@ -35,11 +38,20 @@ pub fn run(path: &Path, socket: &Path) -> anyhow::Result<()> {
     let log = log::to_journal_or_stderr(config.log, asked);
     let keys = config.key_log.as_deref().map(KeyTables::open).transpose()?;
     harden::give_up(&config, path, socket);
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?
-        .block_on(shell::run(config, path, socket, log, keys))
+    runtime()?.block_on(shell::run(config, path, socket, log, keys))
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")
+}
+
+/// Own address on the underlay, as [`run`] would find it now.
+fn own_address(config: &Config) -> anyhow::Result<Option<IpAddr>> {
+    runtime()?.block_on(async {
+        let mut watch = Watch::start(assemble::source(config))?;
+        Ok(watch.changed().await.address)
+    })
 }
 
 /// Reads the configuration and every file that it names, and says what is good and what doubtful, line
@@ -59,11 +71,7 @@ pub fn check(path: &Path) -> anyhow::Result<String> {
     let role = if config.nhrp.accept_registrations { "hub" } else { "spoke" };
     let Config { tunnel, underlay, .. } = &config;
     writeln!(said, "{role} {} on {}, over {}", tunnel.address, tunnel.interface, underlay.source)?;
-    let nbma = match &underlay.source {
-        config::Source::Address(address) => Some(*address),
-        config::Source::Device(_) => None,
-    };
-    let choice = plane::choose(&config, nbma)?;
+    let choice = plane::choose(&config, own_address(&config)?)?;
     let name = if choice.kernel { "kernel" } else { "userspace" };
     assemble::esp(&config, esp_ciphers(choice.kernel))?;
     writeln!(said, "data plane: {name} ({})", choice.why)?;
