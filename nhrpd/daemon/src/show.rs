@@ -357,7 +357,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn counters(&self, peer: PeerId) -> Counters {
+    pub(crate) fn counters(&self, peer: PeerId) -> Counters {
         let counters = self.counters.get(&peer).copied().unwrap_or_default();
         Counters {
             tx_packets: counters.tx_packets,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use control::{Outcome, Trace, TraceStage, TraceStep, Verdict};
 use ipnet::IpNet;
 use nhrp::engine::{self, Binding, BindingKind, EntryKind, Nbma, Resolution, ServerStatus};
-use overlay::desired::{Hop, PeerId};
+use overlay::desired::{Hop, PeerId, Transport};
 use overlay::{AttemptReport, Refusal, Route, SessionReport};
 
 use crate::config::{Host, Security};
@@ -324,13 +324,44 @@ impl Tracer<'_> {
             self.step(TraceStage::KeyExchange, Some(endpoint.clone()), Outcome::Done, text);
         }
         if session.up {
-            let text = format!("carries packets for {ago} s");
+            let text = match self.view.counters(session.peer).rx_packets {
+                0 => format!("up for {ago} s, and no packet came through yet"),
+                _ => format!("carries packets for {ago} s"),
+            };
             self.step(TraceStage::Session, Some(endpoint), Outcome::Done, text);
             return None;
         }
-        let text = format!("keys are agreed for {ago} s, but no packet came through: is UDP cut?");
+        let text = format!(
+            "keys are agreed for {ago} s, but no packet came through: does UDP {} pass both ways at every \
+             firewall between?",
+            session.endpoint.port()
+        );
         self.step(TraceStage::Session, Some(endpoint), Outcome::Waiting, text.clone());
         Some(text)
+    }
+
+    /// Why nothing came back from a server whose session is up.
+    fn unanswered(&self, server: &ServerStatus) -> String {
+        let overlay = &self.view.shell.overlay;
+        let key = match self.view.config().tunnel.key {
+            Some(key) => format!("`tunnel.key` (here {key})"),
+            None => "`tunnel.key` (here none)".to_owned(),
+        };
+        let count = server.requests - server.replies.min(server.requests);
+        let session = server.nbma.and_then(|nbma| overlay.session_at(nbma));
+        let peer = session.and_then(|id| Some((id, overlay.desired().peers.get(&id)?)));
+        match peer.map(|(id, peer)| (&peer.transport, self.view.counters(id).rx_packets)) {
+            // IKE came another way than ESP does.
+            Some((Transport::Esp(esp), 0)) if !esp.encapsulated => format!(
+                "no reply to {count} registration requests, and no packet at all came through the session: \
+                 does ESP (IP protocol 50) pass both ways at every firewall between? If it does, compare \
+                 {key} with the server's"
+            ),
+            _ => format!(
+                "no reply to {count} registration requests although the session is up: a node drops GRE \
+                 with another key silently, so compare {key} with the server's"
+            ),
+        }
     }
 
     fn registration(&mut self, server: &ServerStatus, keyed: bool) -> Option<String> {
@@ -363,18 +394,7 @@ impl Tracer<'_> {
         let (outcome, cause) = match (refused, &server.last_refusal) {
             (Some(refused), _) => (Outcome::Failed, refused.refused.reason.clone()),
             (None, Some(_)) => (Outcome::Failed, server.why.clone()),
-            (None, None) if server.requests > 1 => {
-                let key = match self.view.config().tunnel.key {
-                    Some(key) => format!("`tunnel.key` (here {key})"),
-                    None => "`tunnel.key` (here none)".to_owned(),
-                };
-                let cause = format!(
-                    "no reply to {} registration requests although the session is up: a node \
-                     drops GRE with another key silently, so compare {key} with the server's",
-                    server.requests - server.replies.min(server.requests)
-                );
-                (Outcome::Failed, cause)
-            }
+            (None, None) if server.requests > 1 => (Outcome::Failed, self.unanswered(server)),
             (None, None) => (Outcome::Waiting, server.why.clone()),
         };
         self.step(stage, peer, outcome, format!("{cause} ({counts}{next})"));

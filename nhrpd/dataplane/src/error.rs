@@ -57,6 +57,16 @@ pub enum Error {
     /// Neither IPv4 nor IPv6.
     #[error("cannot make a socket on the underlay: {0}")]
     Socket(#[source] io::Error),
+    /// Something that the kernel data plane needs is not to be had.
+    #[error(
+        "the kernel data plane needs {what}: {reason} (`nhrpd check` says what this kernel has)"
+    )]
+    Lacking {
+        /// What it is.
+        what: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// No netlink.
     #[error("cannot talk to the kernel by rtnetlink: {0}")]
     Netlink(#[source] io::Error),

@@ -1,8 +1,8 @@
-//! UDP port 500, where other implementations begin, may be taken.
+//! What has to be let in: UDP port 500, where other implementations begin, may be taken; ESP may be blocked.
 
 use std::net::UdpSocket;
 
-use overlay_tests::e2e::{CONFIG, Ca, Scene, Site, on_network_of};
+use overlay_tests::e2e::{CONFIG, Ca, Scene, Site, on_network_of, until};
 
 const TAKEN: &str = "Address already in use (os error 98)";
 
@@ -23,4 +23,27 @@ fn where_port_500_is_taken_port_4500_is_enough() {
         assert_eq!(log.contains(&format!("UDP port 500: {TAKEN}")), taken, "{node}: {log}");
     }
     drop(other);
+}
+
+/// A firewall that knows of UDP 4500 only.
+#[test]
+fn esp_that_is_blocked_is_named() {
+    let ca = Ca::new("Overlay CA");
+    let mut scene = Scene::new("kernel-no-esp", (0..=1).map(|number| Site::new(&ca, number)));
+    for command in [
+        "nft add table inet onway",
+        "nft add chain inet onway forward { type filter hook forward priority 0 ; }",
+        "nft add rule inet onway forward meta l4proto esp drop",
+    ] {
+        scene.run("internet", command);
+    }
+    scene.start_all();
+    let words = "came through the session: does ESP (IP protocol 50) pass both ways";
+    // Not before it listens.
+    let trace = || scene.node("spoke-a").run(["overlayctl", "trace", "172.16.0.1"]);
+    until("what does not pass is named", || {
+        trace().unwrap_or_default().contains(words).then_some(())
+    });
+    scene.run("internet", "nft delete table inet onway");
+    scene.registered("spoke-a");
 }

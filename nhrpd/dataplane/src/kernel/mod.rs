@@ -49,6 +49,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::userspace::counters::{Drops, Reason};
 use crate::{Config, Error};
+use probe::{NFLOG, PACKETS, XFRM, needed};
 use socket::Listener;
 use state::State;
 
@@ -114,16 +115,19 @@ impl Kernel {
         events: mpsc::Sender<Event>,
     ) -> Result<Self, Error> {
         let ike = ike::Ike::open(&config, kept)?;
-        let (log, group) = log::listen(xfrm::reqid(&config.interface)).map_err(Error::Netlink)?;
+        let (log, group) =
+            log::listen(xfrm::reqid(&config.interface)).map_err(needed("NFLOG", NFLOG))?;
         let route = Listener::open(libc::NETLINK_ROUTE, ROUTE_GROUPS).map_err(Error::Netlink)?;
         let xfrm = match config.clear {
             true => None,
             false => {
-                Some(Listener::open(libc::NETLINK_XFRM, xfrm::GROUPS).map_err(Error::Netlink)?)
+                let listener = Listener::open(libc::NETLINK_XFRM, xfrm::GROUPS);
+                Some(listener.map_err(needed("IPsec by netlink (xfrm)", XFRM))?)
             }
         };
         let state = State::start(&config, group)?;
-        let packets = packet::Socket::open(state.index()).map_err(Error::Socket)?;
+        let packets = packet::Socket::open(state.index())
+            .map_err(needed(format!("a packet socket on {}", config.interface), PACKETS))?;
         let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
             .map_err(|errno| Error::Thread(errno.into()))?;
         let core = Arc::new(Core {

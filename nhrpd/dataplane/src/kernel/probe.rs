@@ -15,6 +15,7 @@ use super::socket::Requests;
 use super::tables::{Association, Direction, SaId};
 use super::wire::Request;
 use super::xfrm::{self, Replay, Tell};
+use crate::Error;
 use crate::probe::Ability;
 
 const DEVICE: &str = "nhrpd-probe";
@@ -28,6 +29,16 @@ pub(crate) enum Needs {
     Modules(&'static str),
     /// A kernel from this version on.
     Linux(&'static str),
+}
+
+pub(crate) const NFTABLES: Needs = Needs::Modules("nf_tables nft_log nft_xfrm");
+pub(crate) const NFLOG: Needs = Needs::Modules("nfnetlink_log");
+pub(crate) const XFRM: Needs = Needs::Modules("xfrm_user");
+pub(crate) const PACKETS: Needs = Needs::Modules("af_packet");
+
+/// The end of a start that something is lacking for.
+pub(crate) fn needed(what: impl Into<String>, needs: Needs) -> impl FnOnce(io::Error) -> Error {
+    move |error| Error::Lacking { what: what.into(), reason: lacking(&error, &needs) }
 }
 
 /// Why something is not there, and what to do.
@@ -54,11 +65,11 @@ pub(crate) fn probe(secured: bool) -> Vec<Ability> {
     let mut all = vec![
         ability("multipoint GRE", true, device, Modules("ip_gre")),
         ability("alternative names of devices", true, name, Linux("5.5")),
-        ability("packet sockets", true, packets, Modules("af_packet")),
+        ability("packet sockets", true, packets, PACKETS),
         ability("marks in packet sockets (SO_RCVMARK)", true, marks, Linux("5.19")),
-        ability("nftables", true, rules(secured), Modules("nf_tables nft_log nft_xfrm")),
-        ability("NFLOG", true, log::listen(0).map(drop), Modules("nfnetlink_log")),
-        ability("IPsec by netlink (xfrm)", secured, xfrm(), Modules("xfrm_user")),
+        ability("nftables", true, rules(secured), NFTABLES),
+        ability("NFLOG", true, log::listen(0).map(drop), NFLOG),
+        ability("IPsec by netlink (xfrm)", secured, xfrm(), XFRM),
     ];
     let ciphers = [
         ("ESP with AES-GCM", EspCipher::Aes256Gcm16, secured, "esp4 aesni_intel"),

@@ -13,7 +13,7 @@ use super::inherit::Inherited;
 use super::link::{Gre, Outer};
 use super::nft::Element;
 use super::plan::{Context, Plan};
-use super::probe;
+use super::probe::{self, NFTABLES, Needs, XFRM, lacking, needed};
 use super::ranges;
 use super::rules::{Rules, Set};
 use super::socket::Requests;
@@ -69,21 +69,19 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn start(config: &Config, group: u16) -> Result<Self, Error> {
-        let netlink = |protocol| Requests::open(protocol).map_err(Error::Netlink);
-        let (route, nft) = (netlink(libc::NETLINK_ROUTE)?, netlink(libc::NETLINK_NETFILTER)?);
+        let route = Requests::open(libc::NETLINK_ROUTE).map_err(Error::Netlink)?;
+        let nft = Requests::open(libc::NETLINK_NETFILTER).map_err(needed("nftables", NFTABLES))?;
         let interface = config.interface.as_str();
+        let failed = |action, needs| failed(interface, action, needs);
         let reqid = xfrm::reqid(interface);
         let policies = Policies { key: config.key, reqid };
         let xfrm = if config.clear {
             None
         } else {
-            let xfrm = netlink(libc::NETLINK_XFRM)?;
+            let xfrm = Requests::open(libc::NETLINK_XFRM);
+            let xfrm = xfrm.map_err(needed("IPsec by netlink (xfrm)", XFRM))?;
             // Before there is a device that could send anything.
-            policies.install(&xfrm).map_err(|error| Error::Interface {
-                interface: interface.into(),
-                action: "keep unencrypted GRE back (xfrm policy)".into(),
-                reason: error.to_string(),
-            })?;
+            policies.install(&xfrm).map_err(failed("install the IPsec policies", XFRM))?;
             if let Err(error) = probe::large_esp() {
                 tracing::info!("ESP goes packet by packet (no esp4_offload): {error}");
             }
@@ -109,13 +107,9 @@ impl State {
             group,
             secured: !config.clear,
         };
-        let ruled = |error: io::Error| Error::Interface {
-            interface: interface.into(),
-            action: "install nftables rules".into(),
-            reason: error.to_string(),
-        };
-        if !rules.present(&nft).map_err(ruled)? {
-            rules.install(&nft).map_err(ruled)?;
+        let ruled = || failed("install its nftables rules", NFTABLES);
+        if !rules.present(&nft).map_err(ruled())? {
+            rules.install(&nft).map_err(ruled())?;
         }
         device.configure(&route, &config.addresses)?;
         let mut state = Self {
@@ -144,7 +138,11 @@ impl State {
             heard: BTreeMap::new(),
             started: Instant::now(),
         };
-        state.actual = state.read().map_err(Error::Netlink)?;
+        state.actual = state.read().map_err(|error| Error::Interface {
+            interface: interface.into(),
+            action: "read what a former run left in the kernel".into(),
+            reason: error.to_string(),
+        })?;
         let until = Instant::now() + config.grace;
         state.inherited = Inherited::new(&state.actual, config.clear, config.port, until);
         state.plan.keep(state.actual.seats(config.port));
@@ -341,13 +339,14 @@ impl State {
         }
         let ruled = !self.damaged && self.rules.present(&self.nft).unwrap_or(true);
         self.damaged = false;
+        let interface = &self.config.interface;
         if !ruled && let Err(error) = self.rules.install(&self.nft) {
-            tracing::warn!("cannot install nftables rules: {error}");
+            tracing::warn!("{}", failed(interface, "install its nftables rules", NFTABLES)(error));
         }
         if let Some(kernel) = &self.xfrm
             && let Err(error) = self.policies.install(kernel)
         {
-            tracing::error!("cannot install IPsec policies: {error}");
+            tracing::error!("{}", failed(interface, "install the IPsec policies", XFRM)(error));
         }
         if let Err(error) = self.device.configure(&self.route, &self.config.addresses) {
             tracing::warn!("{error}");
@@ -417,7 +416,14 @@ impl State {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!("cannot install the SA {:08x} with {}: {error}", id.spi, id.to);
+                    tracing::warn!(
+                        "interface {}: cannot install the SA {:08x} with {} ({}): {error} (`nhrpd check` says \
+                         which ciphers this kernel has)",
+                        self.config.interface,
+                        id.spi,
+                        id.to,
+                        esp.cipher
+                    );
                 }
             }
         }
@@ -481,7 +487,8 @@ impl State {
         self.actual.elements = match result {
             Ok(()) => all,
             Err(error) => {
-                tracing::warn!("cannot set up nftables: {error}");
+                let interface = &self.config.interface;
+                tracing::warn!("{}", failed(interface, "fill its nftables sets", NFTABLES)(error));
                 BTreeSet::new()
             }
         };
@@ -573,7 +580,8 @@ impl State {
             self.device.give_up(&self.route);
         }
         if let Err(error) = self.rules.remove(&self.nft) {
-            tracing::warn!("cannot remove nftables rules: {error}");
+            let table = &self.rules.table;
+            tracing::warn!("cannot remove nftables rules: {error}: nft delete table inet {table}");
         }
         if let Some(kernel) = &self.xfrm {
             self.policies.remove(kernel);
@@ -640,6 +648,11 @@ impl State {
         }
         all
     }
+}
+
+fn failed(interface: &str, action: &str, needs: Needs) -> impl FnOnce(io::Error) -> Error {
+    let (interface, action) = (interface.into(), action.into());
+    move |error| Error::Interface { interface, action, reason: lacking(&error, &needs) }
 }
 
 fn mtu(config: &Config, underlay: u16) -> u16 {
