@@ -45,7 +45,7 @@ pub struct Interface {
     pub source: String,
     /// Own NBMA address; `null` while the underlay has none.
     pub nbma: Option<IpAddr>,
-    /// UDP port of IKE and WireGuard.
+    /// UDP port of IKE, WireGuard and ESP in UDP.
     pub port: u16,
     /// Protection of the tunnel.
     pub security: Security,

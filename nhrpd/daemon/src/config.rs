@@ -108,7 +108,7 @@ pub enum Mtu {
 pub struct Underlay {
     /// Where the own NBMA address comes from.
     pub source: Source,
-    /// UDP port of IKE and WireGuard.
+    /// UDP port of IKE, WireGuard and ESP in UDP.
     pub port: u16,
 }
 

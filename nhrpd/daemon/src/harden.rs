@@ -12,7 +12,7 @@ use landlock::{
 
 use crate::config::{Config, Listen, Security};
 
-/// Devices and routes; clear GRE; ports below 1024.
+/// Devices and routes; packets of the kernel data plane and clear GRE; ports below 1024.
 const KEPT: [Capability; 3] =
     [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_NET_BIND_SERVICE];
 

@@ -75,7 +75,7 @@ pub struct Config {
     pub underlay_mtu: u16,
     /// GRE key.
     pub key: Option<u32>,
-    /// UDP port for IKE and WireGuard.
+    /// UDP port for IKE, WireGuard and ESP in UDP.
     pub port: u16,
     /// GRE in clear (`security: none`): no UDP at all.
     pub clear: bool,
