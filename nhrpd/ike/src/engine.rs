@@ -388,7 +388,9 @@ impl Engine {
     /// The peer has answered none of the transmissions.
     fn give_up(&mut self, now: Instant, sa: &mut Sa) -> Fate {
         let Some(outstanding) = &sa.outstanding else { return Fate::Forget };
+        // Rounded: the same failure again is told in the same words.
         let seconds = now.saturating_duration_since(outstanding.first_sent).as_secs();
+        let seconds = (seconds + 2) / 5 * 5;
         let silence = format!(
             "no answer from {} to {}, sent {} times in {seconds} s",
             sa.remote, outstanding.exchange, outstanding.transmissions,

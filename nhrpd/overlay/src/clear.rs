@@ -23,6 +23,7 @@ impl Overlay {
             _ => None,
         });
         let sessions: BTreeSet<PeerId> = sessions.collect();
+        self.forgive_setbacks(now.instant);
         self.nhrp.clear_cache();
         self.clear_sessions(now, sessions, rng)
     }
@@ -30,6 +31,7 @@ impl Overlay {
     /// Forgets shortcuts and what is being resolved; traffic goes through the servers until
     /// there are new ones.
     pub fn clear_shortcuts(&mut self, now: Now, rng: &mut dyn CryptoRng) {
+        self.forgive_setbacks(now.instant);
         self.nhrp.clear_shortcuts();
         self.pump(now, rng);
     }
@@ -40,6 +42,7 @@ impl Overlay {
         let of_peer = |session: &Session| session.endpoint.ip() == peer;
         let at = self.sessions.iter().filter(|(_, session)| of_peer(session)).map(|(id, _)| id);
         let sessions: BTreeSet<PeerId> = at.chain(self.sessions.up_of(peer)).collect();
+        self.forgive_setbacks(now.instant);
         self.nhrp.clear_peer(now.instant, peer);
         self.clear_sessions(now, sessions, rng)
     }

@@ -194,6 +194,11 @@ impl Forwarding {
         self.all = true;
     }
 
+    /// Whether a server takes what has no better way.
+    pub(crate) fn has_default(&self) -> bool {
+        !self.defaulted.is_empty()
+    }
+
     pub(crate) fn is_touched(&self) -> bool {
         self.all || !self.touched.is_empty()
     }

@@ -9,7 +9,7 @@ use crate::config::Now;
 use crate::credentials;
 use crate::desired::{PeerId, Transport};
 use crate::lifecycle::LINGER;
-use crate::notice::Refused;
+use crate::notice::{Notice, Refused};
 use crate::session::{Proof, Session};
 use crate::{Began, Output, Overlay};
 
@@ -60,12 +60,17 @@ impl Overlay {
                 let nbma = self.sessions.nbma(remote);
                 let ours = self.attempts.get(&nbma).is_some_and(|a| a.sa == Some(sa));
                 let needless = superseded || (ours && self.is_served(nbma));
-                if ours {
-                    self.attempt_failed(now.instant, nbma, &reason.0, needless);
-                }
+                let news = match ours {
+                    true => self.attempt_failed(now.instant, nbma, &reason.0, needless),
+                    false => None,
+                };
                 if !needless {
                     let identity = identity.map(|identity| credentials::describe(&identity));
-                    self.refuse(now.instant, Refused { peer: remote, identity, reason: reason.0 });
+                    let refused = Refused { peer: remote, identity, reason: reason.0 };
+                    let new = self.refusals.record(now.instant, refused.clone());
+                    if news.unwrap_or(new) {
+                        self.notice(Notice::Refused(refused));
+                    }
                 }
             }
             ike::Event::Confirmed { sa, tunnel } => {

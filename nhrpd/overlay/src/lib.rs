@@ -20,6 +20,7 @@ mod notice;
 mod reconfigure;
 mod report;
 mod session;
+mod setback;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,7 @@ use keying::{Attempt, Budget};
 use notice::Refusals;
 use reconfigure::Renewal;
 use session::Sessions;
+use setback::{Occasion, Setbacks};
 
 /// What the overlay wants of the world, beside its desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +98,7 @@ pub struct Overlay {
     attempts: BTreeMap<Nbma, Attempt>,
     /// When those of them that failed are tried again.
     retries: Deadlines<Nbma>,
+    setbacks: Setbacks,
     servers: BTreeMap<IpAddr, Nbma>,
     refusals: Refusals,
     outputs: VecDeque<Output>,
@@ -135,6 +138,7 @@ impl Overlay {
             lingering: Deadlines::new(),
             attempts: BTreeMap::new(),
             retries: Deadlines::new(),
+            setbacks: Setbacks::default(),
             servers,
             refusals: Refusals::default(),
             outputs: VecDeque::new(),
@@ -181,7 +185,10 @@ impl Overlay {
                 }
             }
             Event::Unroutable { destination } => match self.nhrp.lookup(destination) {
-                Some(binding) => self.connect(now, binding.nbma, rng),
+                Some(binding) => {
+                    let wanted = (binding.nbma, destination);
+                    self.connect_in_turn(now, wanted, Occasion::Traffic, rng);
+                }
                 // Nobody redirects what takes no way at all.
                 None if self.nhrp.config().shortcut => self.nhrp.resolve(now.instant, destination),
                 None => {}
@@ -283,6 +290,7 @@ impl Overlay {
     pub fn set_nbma(&mut self, now: Now, nbma: Option<IpAddr>, rng: &mut dyn CryptoRng) {
         if nbma.is_none() || nbma != self.config.nhrp.nbma {
             self.notice(Notice::Underlay { nbma });
+            self.forgive_setbacks(now.instant);
         }
         self.config.nhrp.nbma = nbma;
         // The peers learn the new address first, so that they know the sender of what follows.

@@ -1,7 +1,7 @@
 //! How a session comes up, moves and goes, and what that means for NHRP.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nhrp::engine::{Binding, BindingKind, Nbma};
@@ -33,6 +33,7 @@ impl Overlay {
             false => Notice::PeerUp { endpoint, identity },
         });
         self.authorize(nbma);
+        self.note_direct(now.instant, id);
         // IKE leaves one SA for each pair of nodes; what the former one carried moves here.
         for twin in self.sessions.twins(id).into_iter().filter(|&twin| twin < id) {
             if let Some(former) = self.sessions.get(twin).map(|s| self.sessions.nbma(s.endpoint)) {
@@ -73,7 +74,20 @@ impl Overlay {
         if let Some(authorization) = self.sessions.get(id).map(|s| s.authorization.clone()) {
             self.nhrp.peer_moved(now, from, to, &authorization);
         }
+        self.note_direct(now, id);
         self.notice(Notice::PeerMoved { from: former, to: endpoint });
+    }
+
+    /// A session that is up is a direct path to those whose shortcuts take it.
+    fn note_direct(&mut self, now: Instant, id: PeerId) {
+        let Some(session) = self.sessions.get(id).filter(|session| session.up) else { return };
+        let nbma = self.sessions.nbma(session.endpoint);
+        let hosts = session::hosts(&session.authorization);
+        let tried = hosts.filter(|&host| self.setbacks.contains(host));
+        let through = self.shortcuts_through(id).map(|binding| binding.next_hop);
+        for peer in tried.chain(through).collect::<BTreeSet<IpAddr>>() {
+            self.setbacks.worked(now, peer, nbma);
+        }
     }
 
     /// Ends a session of ours and tells the peer.

@@ -10,6 +10,7 @@ use crate::desired::PeerId;
 use crate::forwarding::{self, Path};
 use crate::notice::Notice;
 use crate::session::{self, Proof, Session};
+use crate::setback::Occasion;
 use crate::{Began, Output, Overlay};
 
 impl Overlay {
@@ -82,11 +83,12 @@ impl Overlay {
         match event {
             nhrp::Event::BindingChanged { prefix, binding } => {
                 self.forwarding.touch(prefix);
-                if let Some(binding) = binding
-                    && binding.kind == BindingKind::Shortcut
-                    && matches!(forwarding::path(&self.sessions, &binding), Path::None)
-                {
-                    self.connect(now, binding.nbma, rng);
+                if let Some(binding) = binding.filter(|b| b.kind == BindingKind::Shortcut) {
+                    self.setbacks.found_at(binding.next_hop, binding.nbma);
+                    if matches!(forwarding::path(&self.sessions, &binding), Path::None) {
+                        let wanted = (binding.nbma, prefix.addr());
+                        self.connect_in_turn(now, wanted, Occasion::Resolution, rng);
+                    }
                 }
             }
             nhrp::Event::ClaimRefused { peer, prefix, allowed, reason, .. } => {
@@ -139,6 +141,7 @@ impl Overlay {
                 self.outputs.push_back(Output::Took(began, after));
             }
             nhrp::Event::SeenAs { server, nbma } => {
+                self.forgive_setbacks(now.instant);
                 self.notice(Notice::SeenAs { server, nbma });
             }
             nhrp::Event::ResolutionFailed { destination, reason } => {

@@ -69,6 +69,7 @@ impl Overlay {
             self.renewal.waiting = self.sessions.iter().map(|(id, _)| id).collect();
             self.renewal.at = Some(now.instant);
         }
+        self.forgive_setbacks(now.instant);
         self.forwarding.touch_all();
         self.pump(now, rng);
     }

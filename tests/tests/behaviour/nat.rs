@@ -1,9 +1,11 @@
 //! Nodes behind address translation.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use overlay::Notice;
-use overlay_tests::sim::{INTERNET, NodeId, Nodes, RealmId, Sim};
+use overlay::desired::Event;
+use overlay_tests::sim::{Domain, INTERNET, NodeId, Nodes, RealmId, Sim, host_of};
 
 use crate::common::*;
 
@@ -120,6 +122,123 @@ fn spokes_behind_one_translator_without_hairpin_reach_each_other_through_the_hub
     pings(&mut sim, a, b, 6000);
     sim.run_for(secs(65));
     assert_nothing_lost(&sim);
+}
+
+/// Two spokes behind one translator that does not lead packets back inside. Gives the run, the spokes and the translator.
+fn without_hairpin(
+    holding_time: Duration,
+    configure: impl Fn(&mut overlay::Config) + Copy,
+) -> (Sim, [NodeId; 2], RealmId) {
+    let mut sim = Sim::new(1, fair());
+    let home = sim.network.add_nat(INTERNET, PUBLIC.into());
+    sim.network.nat(home).hairpin = false;
+    let domain = Domain { holding_time, ..domain() };
+    let hub = sim.add(domain.node(0));
+    let [a, b] =
+        [1, 2].map(|n| sim.add(domain.node(n).behind(home, private(1 + n)).configured(configure)));
+    registered(&mut sim, &Nodes { hub, spokes: vec![a, b] });
+    (sim, [a, b], home)
+}
+
+/// Runs for some time, in which the kernel asks for the way to the other's LAN every second; gives
+/// when the nodes began a key exchange, in seconds from now.
+fn tries(sim: &mut Sim, nodes: [NodeId; 2], time: Duration) -> [Vec<u64>; 2] {
+    let began = sim.elapsed();
+    let mut busy = [false; 2];
+    let mut tries = [Vec::new(), Vec::new()];
+    while sim.elapsed() < began + time {
+        for (i, &node) in nodes.iter().enumerate() {
+            if (sim.elapsed() - began).subsec_millis() == 0 {
+                let destination = host_of(nodes[1 - i].0);
+                sim.with(node, |overlay, now, rng| {
+                    overlay.handle_event(now, Event::Unroutable { destination }, rng);
+                });
+            }
+            let now = sim.overlay(node).attempts().any(|attempt| attempt.under_way);
+            if now && !std::mem::replace(&mut busy[i], now) {
+                tries[i].push((sim.elapsed() - began).as_secs());
+            }
+            busy[i] = now;
+        }
+        sim.run_for(ms(100));
+    }
+    tries
+}
+
+/// Each is told of once. Short holding times bring a new shortcut again and again, which is no
+/// reason to try at once.
+#[test]
+fn what_never_comes_up_is_tried_more_and_more_rarely_and_told_once() {
+    for holding_time in [15, 60, 600] {
+        let (mut sim, nodes, _) = without_hairpin(secs(holding_time), |_| ());
+        let flow = sim.flow(nodes[0], hosts(nodes[0], nodes[1]), ms(200), u32::MAX);
+        for (node, tries) in nodes.into_iter().zip(tries(&mut sim, nodes, minutes(60))) {
+            println!("# holding time {holding_time} s, {node} tries after {tries:?} s");
+            let pauses: Vec<u64> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(pauses[0] <= 19 && tries.len() <= 30, "{pauses:?}");
+            assert!(pauses.iter().skip(8).all(|pause| *pause >= 165), "{pauses:?}");
+            let refused = count(&sim, node, |n| matches!(n, Notice::Refused(_)));
+            assert_eq!(refused, 1, "{:?}", sim.notices(node));
+        }
+        sim.end_flow(flow);
+        sim.run_for(secs(1));
+        assert_nothing_lost(&sim);
+    }
+}
+
+/// By either of the two, or by the word of the operator; or by itself some minutes later.
+#[test]
+fn what_never_came_up_is_tried_at_once_when_something_changed() {
+    for (what, limit) in [("a moves", 30), ("b moves", 30), ("cleared", 30), ("nothing", 330)] {
+        let (mut sim, [a, b], home) = without_hairpin(secs(600), |_| ());
+        sim.flow(a, hosts(a, b), ms(200), u32::MAX);
+        sim.run_for(minutes(25));
+        assert!(!is_direct(&sim, a, b));
+        let elsewhere = sim.network.add_nat(INTERNET, ALSO_PUBLIC.into());
+        match what {
+            "a moves" => sim.move_to(a, elsewhere, private(9)),
+            "b moves" => sim.move_to(b, elsewhere, private(9)),
+            _ => sim.network.nat(home).hairpin = true,
+        }
+        for node in [a, b].into_iter().filter(|_| what == "cleared") {
+            sim.with(node, |overlay, now, rng| overlay.clear_shortcuts(now, rng));
+        }
+        let direct = |sim: &Sim| is_direct(sim, a, b) && is_direct(sim, b, a);
+        let took = sim.run_until(minutes(10), direct).expect("it becomes direct");
+        println!("# {what}: direct after {took:?}");
+        assert!(took <= secs(limit), "{what}: {took:?}");
+    }
+}
+
+/// As where nothing leads through the hub but the tunnel's own addresses.
+#[test]
+fn what_has_no_other_way_is_tried_as_often_as_ever() {
+    let (mut sim, nodes, _) = without_hairpin(secs(600), |config| config.routes.clear());
+    let tries = tries(&mut sim, nodes, minutes(30));
+    for tries in tries {
+        let pauses: Vec<u64> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses.len() > 50 && pauses.iter().all(|pause| *pause <= 40), "{pauses:?}");
+    }
+}
+
+/// A path that came up before comes back as soon as it can, however long it was away.
+#[test]
+fn a_path_that_was_there_before_is_tried_as_often_as_ever() {
+    for seconds in [1210, 1290, 1370, 1450, 1530] {
+        let (mut sim, nodes) = settled(1, 2);
+        let (a, b) = (nodes.spokes[0], nodes.spokes[1]);
+        sim.flow(a, hosts(a, b), ms(200), u32::MAX);
+        sim.run_for(secs(5));
+        assert!(is_direct(&sim, a, b));
+        sim.network.cut(a, b);
+        sim.run_for(secs(seconds));
+        assert!(!is_direct(&sim, a, b));
+        sim.network.heal();
+        let direct = |sim: &Sim| is_direct(sim, a, b) && is_direct(sim, b, a);
+        let took = sim.run_until(minutes(10), direct).expect("it becomes direct");
+        println!("# away for {seconds} s, direct {took:?} after it healed");
+        assert!(took <= secs(80), "{took:?}");
+    }
 }
 
 #[test]
