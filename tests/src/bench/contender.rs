@@ -170,7 +170,7 @@ fn by_hand(lab: &Lab) -> Result<(), String> {
         let (inner, outer) = (own + 1, OUTER[own]);
         let mut script = format!(
             "set -e
-            ip link add gre1 type gre local {outer} key 42 ttl 64 nopmtudisc ignore-df
+            ip link add gre1 type gre local {outer} key 42 ttl 64 nopmtudisc
             ip address add 172.16.0.{inner}/24 dev gre1
             ip link set gre1 mtu {KERNEL_MTU} up
             for device in all gre1; do echo 0 >/proc/sys/net/ipv4/conf/$device/send_redirects; done\n"

@@ -22,6 +22,8 @@ pub struct InKernel {
     pub routes: BTreeMap<IpNet, Option<IpAddr>>,
     /// SPIs of all SAs.
     pub spis: BTreeSet<u32>,
+    /// Sender and receiver of all SAs; a sender of our own is left open.
+    pub ends: BTreeSet<(IpAddr, IpAddr)>,
     /// SPIs that nftables knows.
     pub marks: BTreeSet<u32>,
     /// NBMA addresses that nftables counts.
@@ -79,12 +81,21 @@ impl InKernel {
     #[track_caller]
     pub fn found(scene: &Scene, node: &str) -> Self {
         let neighbours = json(scene, node, &format!("ip -j neigh show dev {DEVICE} nud permanent"));
-        let routes = json(scene, node, &format!("ip -j route show dev {DEVICE} proto 191"));
+        let routes = ["-4", "-6"].map(|family| {
+            json(scene, node, &format!("ip {family} -j route show dev {DEVICE} proto 191"))
+        });
         let states = scene.run(node, "ip xfrm state");
-        let mut words = states.split_whitespace();
-        let mut spis = BTreeSet::new();
-        while words.by_ref().any(|word| word == "spi") {
-            spis.extend(words.next().map(spi));
+        let words: Vec<&str> = states.split_whitespace().collect();
+        let (mut spis, mut ends) = (BTreeSet::new(), BTreeSet::new());
+        for part in words.windows(4) {
+            match part {
+                ["spi", number, ..] => _ = spis.insert(spi(number)),
+                ["src", from, "dst", to] if !from.contains('/') => {
+                    let address = |text: &str| good("read an address", text.parse());
+                    ends.insert((address(from), address(to)));
+                }
+                _ => {}
+            }
         }
         let mut marks = BTreeSet::new();
         for set in ["trusted", "source4"] {
@@ -105,9 +116,11 @@ impl InKernel {
                 .collect(),
             routes: routes
                 .iter()
+                .flatten()
                 .map(|route| (prefix(&route["dst"]), route.get("gateway").map(parse)))
                 .collect(),
             spis,
+            ends,
             marks,
             counted: received,
             source: Some(parse(&device["linkinfo"]["info_data"]["local"])),
@@ -132,9 +145,12 @@ impl InKernel {
             told.counted.extend(peer.nbma_seen);
             told.routes.extend(peer.prefixes.iter().map(|&prefix| (prefix, peer.tunnel_address)));
         }
-        for esp in sas.sas.iter().flat_map(|sa| &sa.ipsec) {
+        for (sa, esp) in sas.sas.iter().flat_map(|sa| sa.ipsec.iter().map(move |esp| (sa, esp))) {
             told.spis.extend([spi(&esp.inbound_spi), spi(&esp.outbound_spi)]);
             told.marks.insert(spi(&esp.inbound_spi));
+            let peer = sa.remote.ip();
+            told.ends.insert((IpAddr::from([0; 4]), peer));
+            told.ends.extend(told.source.map(|own| (peer, own)));
         }
         told
     }
