@@ -23,6 +23,8 @@ use crate::userspace::limit::{First, IkeGate};
 
 /// Datagrams taken from one socket before the others have their turn.
 const BATCH: usize = 64;
+/// Copies of multicast after which the others have their turn.
+const COPIES: usize = 1024;
 /// One change of a routing daemon is many notifications.
 const SETTLE: Duration = Duration::from_millis(50);
 /// How many peers of a former run are told of in one go, and when the next ones are.
@@ -99,7 +101,11 @@ impl Listening<'_> {
         let sockets = [Some(&core.route), core.xfrm.as_ref(), Some(&core.log)];
         for (which, socket) in sockets.into_iter().enumerate() {
             let Some(socket) = socket else { continue };
+            let mut copies = 0;
             for _ in 0..BATCH {
+                if copies > COPIES {
+                    break;
+                }
                 match socket.listen(&mut datagram) {
                     Heard::Nothing => {
                         if std::mem::take(&mut self.overrun[which]) {
@@ -116,7 +122,7 @@ impl Listening<'_> {
                             match which {
                                 0 => self.route(message),
                                 1 => self.xfrm(message),
-                                _ => self.logged(message),
+                                _ => copies += self.logged(message),
                             }
                         }
                         if which == 1 {
@@ -205,29 +211,32 @@ impl Listening<'_> {
         self.untold.tell(Instant::now(), news, peers, |event| self.core.event(event));
     }
 
-    fn logged(&mut self, message: Message<'_>) {
+    /// How many copies it took.
+    fn logged(&mut self, message: Message<'_>) -> usize {
         let core = self.core;
         let mut state = core.state();
         if !state.is_own_port(message.port) && state.hear_of_rules(message.kind, message.payload) {
             drop(state);
-            return self.changed();
+            self.changed();
+            return 0;
         }
         drop(state);
         match log::packet(message.kind, message.payload) {
             Some((rules::REDIRECT, packet)) => {
-                let Some(source) = source(packet) else { return };
+                let Some(source) = source(packet) else { return 0 };
                 let peer = core.state().plan().hop(source).map(|(hop, _)| hop.peer);
                 if let Some(peer) = peer {
                     core.event(Event::Redirect { peer, packet: packet.to_vec() });
                 }
             }
-            Some((rules::MULTICAST, packet)) => self.copy(packet),
+            Some((rules::MULTICAST, packet)) => return self.copy(packet),
             _ => {}
         }
+        0
     }
 
-    /// A copy for each member.
-    fn copy(&self, packet: &[u8]) {
+    /// A copy for each member; how many.
+    fn copy(&self, packet: &[u8]) -> usize {
         let core = self.core;
         let state = core.state();
         let plan = state.plan();
@@ -242,11 +251,12 @@ impl Listening<'_> {
         let protocol = match packet.first().map(|first| first >> 4) {
             Some(4) => packet::IPV4,
             Some(6) => packet::IPV6,
-            _ => return,
+            _ => return 0,
         };
-        for member in members {
+        for &member in &members {
             core.send(protocol, member, &packet);
         }
+        members.len()
     }
 
     fn nhrp(&mut self) {

@@ -60,6 +60,7 @@ pub(crate) const DYNAMIC: u32 = 0xb0;
 
 pub(crate) const DROP: i32 = 0;
 pub(crate) const ACCEPT: i32 = 1;
+pub(crate) const RETURN: i32 = -5;
 const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 
@@ -426,6 +427,15 @@ impl Request {
 
     pub(crate) fn counter(self) -> Self {
         self.expression("counter", |e| e)
+    }
+
+    /// Goes on with the rule where more packets come than so many in a second, and so many at once.
+    pub(crate) fn more_than(self, rate: u64, burst: u32) -> Self {
+        self.expression("limit", |e| {
+            let rate = e.put(1, &rate.to_be_bytes()).put(2, &1u64.to_be_bytes());
+            // Packets, and those over the limit.
+            rate.put_be32(3, burst).put_be32(4, 0).put_be32(5, 1)
+        })
     }
 
     /// No larger segments than the way of this packet carries.

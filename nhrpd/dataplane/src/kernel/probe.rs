@@ -31,7 +31,7 @@ pub(crate) enum Needs {
     Linux(&'static str),
 }
 
-pub(crate) const NFTABLES: Needs = Needs::Modules("nf_tables nft_log nft_xfrm");
+pub(crate) const NFTABLES: Needs = Needs::Modules("nf_tables nft_limit nft_log nft_xfrm");
 pub(crate) const NFLOG: Needs = Needs::Modules("nfnetlink_log");
 pub(crate) const XFRM: Needs = Needs::Modules("xfrm_user");
 pub(crate) const PACKETS: Needs = Needs::Modules("af_packet");
@@ -128,7 +128,9 @@ fn xfrm() -> io::Result<()> {
 fn rules(secured: bool) -> io::Result<()> {
     let kernel = Requests::open(libc::NETLINK_NETFILTER)?;
     let (table, interface) = (DEVICE.into(), "lo".into());
-    Rules { table, interface, index: 1, key: Some(1), group: 1, secured }.try_install(&kernel)
+    let broadcast = vec![Ipv4Addr::new(192, 0, 2, 255)];
+    let rules = Rules { table, interface, index: 1, key: Some(1), broadcast, group: 1, secured };
+    rules.try_install(&kernel)
 }
 
 fn esp(cipher: EspCipher) -> io::Result<()> {

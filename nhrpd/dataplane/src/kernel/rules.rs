@@ -5,7 +5,7 @@
 //!   input (raw):      GRE of this tunnel   drop what came in no SA; mark := SPI of its SA; count by
 //!                                          NBMA address
 //!   ingress dmvpn0:                        drop unless (mark, source) is allowed; mark := 0
-//!   forward:          out = dmvpn0         clamp MSS; log multicast to us
+//!   forward:          out = dmvpn0         clamp MSS; log multicast to us, so much in a second
 //!                     in = out = dmvpn0    count; log the first packet of each flow to us
 //!                     GRE of this tunnel   drop
 //!   output:           out = dmvpn0         log multicast to us; no ICMP redirects; clamp MSS
@@ -31,16 +31,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
 
 use super::nft::{
     self, ACCEPT, CONCAT, Count, DROP, DYNAMIC, Element, Hook, IIF, L4PROTO, MARK, NETWORK,
-    NFPROTO, NewSet, OIF, R0, R1, RANGES, TRANSPORT,
+    NFPROTO, NewSet, OIF, R0, R1, RANGES, RETURN, TRANSPORT,
 };
 use super::socket::Requests;
 use super::wire::Request;
 
 /// Changes with the rules below, so that a daemon of another version does not keep the old ones.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 const RAW: i32 = -300;
 const MANGLE: i32 = -150;
 /// A flow's redirect is said again after this; an indication may get lost.
@@ -48,6 +51,9 @@ const REDIRECT_MS: u64 = 2000;
 const FLOWS: u32 = 4096;
 /// What a redirect tells of the packet.
 const QUOTE: u32 = 128;
+/// Multicast and broadcast packets that are copied in a second: every routing protocol has enough with it, and a
+/// stream of video of one LAN leaves the daemon time for NHRP and IKE. What is more is counted and goes nowhere.
+const COPIED: u64 = 1000;
 /// Prefixes of what is logged.
 pub(crate) const REDIRECT: &str = "redirect";
 pub(crate) const MULTICAST: &str = "multicast";
@@ -168,6 +174,8 @@ pub(crate) struct Rules {
     pub index: u32,
     /// GRE key.
     pub key: Option<u32>,
+    /// Broadcast addresses of the tunnel's prefixes.
+    pub broadcast: Vec<Ipv4Addr>,
     /// NFLOG group.
     pub group: u16,
     /// Whoever sends is known by his SA.
@@ -176,9 +184,12 @@ pub(crate) struct Rules {
 
 impl Rules {
     fn comment(&self) -> String {
-        let Self { index, key, group, secured, .. } = self;
+        let Self { index, key, broadcast, group, secured, .. } = self;
         let key = key.map_or("-".into(), |key| key.to_string());
-        format!("nhrpd rules {VERSION} device {index} key {key} group {group} secured {secured}")
+        let to_all: String = broadcast.iter().map(|address| format!(" {address}")).collect();
+        format!(
+            "nhrpd rules {VERSION} device {index} key {key} group {group} secured {secured}{to_all}"
+        )
     }
 
     /// The table is there as it should be, as a former run made it.
@@ -418,7 +429,7 @@ impl Rules {
     /// What goes into the tunnel, from here or from elsewhere.
     fn inner(&self, all: &mut Vec<Request>) {
         let table = self.table.as_str();
-        for chain in ["to-tunnel", "to-tunnel4", "to-tunnel6", "through4", "through6"] {
+        for chain in ["to-tunnel", "to-tunnel4", "to-tunnel6", "to-all", "through4", "through6"] {
             all.push(nft::new_chain(table, chain, None));
         }
         for hook in ["output", "forward"] {
@@ -437,7 +448,10 @@ impl Rules {
 
     fn to_tunnel(&self, all: &mut Vec<Request>) {
         let table = self.table.as_str();
-        let log = |r: Request| r.log(self.group, MULTICAST, 0);
+        let burst = COPIED as u32;
+        let over = |r: Request| r.more_than(COPIED, burst).counter().verdict(RETURN);
+        all.push(nft::rule(table, "to-all", over));
+        all.push(nft::rule(table, "to-all", |r| r.log(self.group, MULTICAST, 0)));
         // NHRP tells of better ways; ICMP redirects would do so behind its back.
         let redirect = |r: Request| {
             r.meta(L4PROTO, R0)
@@ -449,10 +463,11 @@ impl Rules {
                 .verdict(DROP)
         };
         let group4 = |r: Request| {
-            log(ipv4(r).header(NETWORK, 16, 1, R0).mask(R0, &[0xf0]).equal(R0, &[224]))
+            let group = ipv4(r).header(NETWORK, 16, 1, R0).mask(R0, &[0xf0]).equal(R0, &[224]);
+            group.jump("to-all")
         };
-        let broadcast = |r: Request| log(ipv4(r).header(NETWORK, 16, 4, R0).equal(R0, &[255; 4]));
-        let group6 = |r: Request| log(ipv6(r).header(NETWORK, 24, 1, R0).equal(R0, &[0xff]));
+        let group6 =
+            |r: Request| ipv6(r).header(NETWORK, 24, 1, R0).equal(R0, &[0xff]).jump("to-all");
         let segments = |r: Request| {
             r.meta(L4PROTO, R0)
                 .equal(R0, &[libc::IPPROTO_TCP as u8])
@@ -463,7 +478,16 @@ impl Rules {
         };
         all.push(nft::rule(table, "to-tunnel4", redirect));
         all.push(nft::rule(table, "to-tunnel4", group4));
-        all.push(nft::rule(table, "to-tunnel4", broadcast));
+        for address in self.broadcast.iter().chain([&Ipv4Addr::BROADCAST]) {
+            let receiver = |r: Request| ipv4(r).header(NETWORK, 16, 4, R0);
+            let to_all = |r| receiver(r).equal(R0, &address.octets()).jump("to-all");
+            all.push(nft::rule(table, "to-tunnel4", to_all));
+            // The device has no address for everybody, and the sender would be told EINVAL. A group has one, that
+            // of the group, and goes no further than "gre-sent".
+            let to_group = |r: Request| r.load(R0, &[224, 0, 0, 1]).write_header(16, 4, R0);
+            let elsewhere = |r| to_group(receiver(r).equal(R0, &address.octets()));
+            all.push(nft::rule(table, "to-tunnel4", elsewhere));
+        }
         all.push(nft::rule(table, "to-tunnel6", group6));
         for (chain, family, place, len, sets) in [
             ("to-tunnel4", ipv4 as Family, 16, 4, [Set::HostTo4, Set::To4]),
@@ -498,6 +522,15 @@ impl Rules {
             all.push(nft::rule(table, chain, fresh));
         }
     }
+}
+
+/// The broadcast addresses of prefixes; RFC 3021: a /31 has none.
+pub(crate) fn broadcast(addresses: &[IpNet]) -> Vec<Ipv4Addr> {
+    let nets = addresses.iter().filter_map(|net| match net {
+        IpNet::V4(net) if net.prefix_len() < 31 => Some(net.broadcast()),
+        _ => None,
+    });
+    nets.collect()
 }
 
 type Family = fn(Request) -> Request;

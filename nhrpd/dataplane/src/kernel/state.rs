@@ -15,7 +15,7 @@ use super::nft::Element;
 use super::plan::{Context, Plan};
 use super::probe::{self, NFTABLES, Needs, XFRM, lacking, needed};
 use super::ranges;
-use super::rules::{Rules, Set};
+use super::rules::{self, Rules, Set};
 use super::socket::Requests;
 use super::tables::{Association, Difference, Direction, Keys, SaId, Tables, difference};
 use super::usage::Usage;
@@ -104,6 +104,7 @@ impl State {
             interface: interface.into(),
             index,
             key: config.key,
+            broadcast: rules::broadcast(&config.addresses),
             group,
             secured: !config.clear,
         };
