@@ -122,13 +122,13 @@ fn segments_pass_esp_together() {
     let server = scene.node("host-b").start(["iperf3", "-s"]).unwrap();
     until("iperf3 listens", || scene.run("host-b", "ss -Htln").contains(":5201").then_some(()));
     let before = received(&scene, "spoke-b");
-    scene.run("host-a", &format!("iperf3 -c {to} -n 20M"));
+    // The sender's end ends both: what is in buffers then, of which -w leaves little, does not arrive.
+    scene.run("host-a", &format!("iperf3 -c {to} -w 128K -n 20M"));
     let after = received(&scene, "spoke-b");
     drop(server);
     let [packets, octets] = [0, 1].map(|at| after[at] - before[at]);
     println!("{octets} octets in {packets} packets");
-    // The sender ends before the last ones are read.
-    assert!(octets > 10 << 20, "{octets} octets");
+    assert!(octets > 19 << 20, "{octets} octets");
     assert!(octets / packets > LARGE, "{octets} octets in {packets} packets");
 }
 
