@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use dataplane::userspace::parts::{Esp, Table};
+use dataplane::userspace::parts::{Esp, Stream, Table, WireGuard};
 use gungraun::{
     Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
 };
@@ -78,6 +78,59 @@ fn esp_seal(mut sa: Box<Sa>) -> Box<Sa> {
 fn esp_open(mut sa: Box<Sa>) -> Box<Sa> {
     sa.open();
     sa
+}
+
+/// After the handshake, and a packet: its length.
+fn wireguard(len: usize) -> Box<(WireGuard, usize)> {
+    let mut ends = Box::new((WireGuard::new(len).expect("a socket"), len));
+    assert!(ends.0.seal(len));
+    let sent = ends.0.receive().expect("the packet");
+    assert_eq!(ends.0.open(sent), Some(len));
+    ends
+}
+
+/// With what can be opened, and its length.
+fn wireguard_sealed(len: usize) -> Box<(WireGuard, usize)> {
+    let mut ends = wireguard(len);
+    assert!(ends.0.seal(len));
+    ends.1 = ends.0.receive().expect("the packet");
+    ends
+}
+
+#[library_benchmark]
+#[bench::of_92(args = (92), setup = wireguard, config = near(2_702))]
+#[bench::of_1400(args = (1_400), setup = wireguard, config = near(10_290))]
+fn wireguard_seal(mut ends: Box<(WireGuard, usize)>) -> (bool, Box<(WireGuard, usize)>) {
+    let len = ends.1;
+    (ends.0.seal(len), ends)
+}
+
+#[library_benchmark]
+#[bench::of_92(args = (92), setup = wireguard_sealed, config = near(2_439))]
+#[bench::of_1400(args = (1_400), setup = wireguard_sealed, config = near(9_768))]
+fn wireguard_open(mut ends: Box<(WireGuard, usize)>) -> (Option<usize>, Box<(WireGuard, usize)>) {
+    let len = ends.1;
+    (ends.0.open(len), ends)
+}
+
+/// A large packet that was cut and joined before.
+fn stream(segments: usize) -> Box<Stream> {
+    let mut stream = Box::new(Stream::new(segments));
+    assert_eq!(stream.cut(), Some(segments));
+    assert_eq!(stream.join(), Some((1, stream.bytes())));
+    stream
+}
+
+#[library_benchmark]
+#[bench::into_48(args = (48), setup = stream, config = near(52_765))]
+fn segment(mut stream: Box<Stream>) -> (Option<usize>, Box<Stream>) {
+    (stream.cut(), stream)
+}
+
+#[library_benchmark]
+#[bench::of_48(args = (48), setup = stream, config = near(61_602))]
+fn coalesce(mut stream: Box<Stream>) -> (Option<(usize, usize)>, Box<Stream>) {
+    (stream.join(), stream)
 }
 
 fn lan(n: u32) -> Ipv4Addr {
@@ -171,7 +224,11 @@ fn ike_encode((header, payloads): (Header, Vec<Payload>)) -> (Vec<u8>, Vec<Paylo
     (encode_plain(header, &payloads), payloads)
 }
 
-library_benchmark_group!(name = packets, benchmarks = [esp_seal, esp_open, lookup, forward]);
+library_benchmark_group!(
+    name = packets,
+    benchmarks =
+        [esp_seal, esp_open, wireguard_seal, wireguard_open, segment, coalesce, lookup, forward]
+);
 library_benchmark_group!(
     name = messages,
     benchmarks = [nhrp_decode, nhrp_encode, registration_at_one_with_1000, ike_decode, ike_encode]
